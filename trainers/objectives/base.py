@@ -1,0 +1,149 @@
+"""What every objective shares: the settings of a run, the vectors it reads and the loss it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Frozen(BaseModel):
+    """Data: parsed once at the edge, never changed, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """The completion tokens of one micro-batch laid end to end: no prompt, no padding.
+
+    N tokens, S completions, L blocks of the reference, d its width. For pairs, completions 0..S/2-1 are
+    the chosen answers and S/2..S-1 the rejected ones, in the same order.
+    """
+
+    logp: Tensor  #: (N,) float32, log π(y_t | x, y_<t) of the policy, in nats
+    ref_logp: Tensor  #: (N,) float32, the same of the reference; no gradient
+    segment: Tensor  #: (N,) int64, the completion that each token belongs to
+    count: int  #: S
+    kl: Tensor | None = None  #: (N,) K_t = KL(π_ref ‖ π) over the whole vocabulary, in nats
+    ref_states: Tensor | None = None  #: (L, N, d) the reference's states that predict each token
+
+    def log_ratio(self) -> Tensor:
+        """ρ_t = log π(y_t) − log π_ref(y_t), shape (N,)."""
+        return self.logp - self.ref_logp
+
+    def total(self, per_token: Tensor) -> Tensor:
+        """Sum a vector over the tokens of each completion: (N,) → (S,)."""
+        return per_token.new_zeros(self.count).index_add(0, self.segment, per_token)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One entry per unit (pair or token); the trainer alone divides, by the count over the global batch."""
+
+    per_unit: Tensor
+    #: each a vector; what is logged is its mean over all entries of all ranks since the last log
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the trainer must compute beyond log-probabilities; what nobody needs is not computed."""
+
+    kl: bool = False  #: `Completions.kl`, with gradient
+    ref_states: bool = False  #: `Completions.ref_states`
+
+
+class Objective(Frozen, ABC):
+    """A training objective: its fields are the hyperparameters, its `loss` is the mathematics.
+
+    Every hyperparameter also takes `"auto"`, which means its default.
+    """
+
+    #: the job's `method.type`
+    type: ClassVar[str]
+    #: learning rate at `learning_rate_multiplier` 1 when a LoRA is trained
+    base_learning_rate: ClassVar[float] = 1e-4
+
+    n_epochs: int = Field(1, ge=1, le=50, description="Passes over the training file.")
+    batch_size: int = Field(16, ge=1, le=256, description="Pairs per optimiser step, over all ranks.")
+    micro_batch_size: int = Field(4, ge=1, le=256, description="Pairs per forward pass of one rank.")
+    learning_rate_multiplier: float = Field(
+        1.0, gt=0, le=1000, description="Times the method's base learning rate (1e-4)."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Absolute learning rate, instead of the multiplier."
+    )
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after warm-up.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps spent warming up.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's, on the policy's weights.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: int = Field(1024, ge=2, le=1_048_576, description="Longest prompt plus answer, in tokens.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto` is bf16 on an accelerator that has it, fp32 elsewhere."
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    logging_steps: int = Field(1, ge=1, description="Steps between two metrics events.")
+    checkpoints: int = Field(2, ge=1, le=50, description="Checkpoints in a run, evenly spaced; the last is the end.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_means_the_default(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v != "auto"} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_learning_rate(self) -> Objective:
+        if self.learning_rate is not None and self.learning_rate_multiplier != 1:
+            raise ValueError("give learning_rate or learning_rate_multiplier, not both")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        for field_schema in schema.get("properties", {}).values():
+            kept = {k: field_schema.pop(k) for k in ("title", "description", "default") if k in field_schema}
+            rule = dict(field_schema)
+            field_schema.clear()
+            field_schema.update(kept | {"anyOf": [rule, {"const": "auto", "type": "string"}]})
+        return schema
+
+    def resolved_learning_rate(self) -> float:
+        """The peak learning rate that the optimiser gets."""
+        return self.learning_rate or self.base_learning_rate * self.learning_rate_multiplier
+
+    def needs(self) -> Needs:
+        """What `loss` reads beyond log-probabilities."""
+        return Needs()
+
+    def modules(self, layers: int, width: int) -> nn.Module | None:  # noqa: ARG002 - for those that have none
+        """Trainable state of the objective itself for a model of so many blocks of that width."""
+        return None
+
+    @abstractmethod
+    def loss(self, batch: Completions, modules: nn.Module | None = None) -> Loss:
+        """The objective on one micro-batch."""
+
+
+def preference_metrics(batch: Completions, rewards: Tensor) -> dict[str, Tensor]:
+    """The curves users know from TRL, from each completion's reward (S,): chosen first, rejected second."""
+    chosen, rejected = rewards.detach().chunk(2)
+    logp_chosen, logp_rejected = batch.total(batch.logp.detach()).chunk(2)
+    metrics = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
+        "logps/chosen": logp_chosen,
+        "logps/rejected": logp_rejected,
+    }
+    if batch.kl is not None:
+        metrics["kl/chosen"], metrics["kl/rejected"] = batch.total(batch.kl.detach()).chunk(2)
+    return metrics

@@ -1,0 +1,72 @@
+"""SparsePO: token masks on reward and KL (Christopoulou et al. 2025, 2410.05102; parent: TDPO, 2404.11999)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from trainers.objectives.base import Completions, Loss, Needs, Objective, preference_metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class SparsePO(Objective):
+    """Learn which tokens carry the preference, from the frozen reference's hidden states.
+
+    U(y) = Σ_t m_u ρ_t and D(y) = Σ_t m_d K_t with K_t = KL(π_ref ‖ π); per pair
+    −log σ(β [(U + D)(y_w) − (U + D)(y_l)]) + λ_u ‖m_u‖₁ + λ_d ‖m_d‖₁, the norms summed over both answers.
+    """
+
+    type: ClassVar[str] = "sparsepo"
+
+    beta: float = Field(0.1, gt=0, le=2, description="Pull towards the reference policy.")
+    mask: Literal["learned_common", "learned_independent", "ones"] = Field(
+        "learned_common",
+        description="One learned mask for reward and KL, one for each, or none learned (`ones` is TDPO1).",
+    )
+    mask_init: Literal["one", "paper"] = Field(
+        "one",
+        description="`one` starts at 1 everywhere; `paper` at the release's 0.007-0.07, which may be dead.",
+    )
+    mask_weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, on the mask's weights.")
+    l1_reward: float = Field(0.0, ge=0, description="λ_u: price of each unit of reward mask.")
+    l1_kl: float = Field(0.0, ge=0, description="λ_d: price of each unit of KL mask.")
+
+    def needs(self) -> Needs:
+        """The KL at each token and, for a learned mask, every block's state of the reference."""
+        return Needs(kl=True, ref_states=self.mask != "ones")
+
+    def modules(self, layers: int, width: int) -> nn.Module | None:
+        """The mask network(s)."""
+        from trainers.masks import Masks
+
+        if self.mask == "ones":
+            return None
+        return Masks(layers, width, shared=self.mask == "learned_common", init=self.mask_init)
+
+    def loss(self, batch: Completions, modules: nn.Module | None = None) -> Loss:
+        """The masked preference loss, one value per pair; logged rewards are β (U + D), the loss's own sign."""
+        from torch.nn.functional import logsigmoid
+
+        assert batch.kl is not None, "SparsePO declares that it needs the KL"  # noqa: S101
+        m_u, m_d = modules(batch.ref_states) if modules else (batch.kl.new_ones(batch.kl.shape),) * 2
+        rewards = self.beta * batch.total(m_u * batch.log_ratio() + m_d * batch.kl)
+        chosen, rejected = rewards.chunk(2)
+        loss = -logsigmoid(chosen - rejected) + self._l1(batch, m_u, m_d)
+        return Loss(loss, preference_metrics(batch, rewards) | _mask_metrics(m_u, m_d))
+
+    def _l1(self, batch: Completions, m_u: Tensor, m_d: Tensor) -> Tensor:
+        """λ_u ‖m_u‖₁ + λ_d ‖m_d‖₁ per pair; a shared mask is charged their mean, once."""
+        share = 0.5 if self.mask == "learned_common" else 1.0
+        price = batch.total(share * (self.l1_reward * m_u.abs() + self.l1_kl * m_d.abs()))
+        chosen, rejected = price.chunk(2)
+        return chosen + rejected
+
+
+def _mask_metrics(m_u: Tensor, m_d: Tensor) -> dict[str, Tensor]:
+    metrics = {"mask/mean": m_u.detach(), "mask/density": (m_u > 0).float()}
+    if m_d is not m_u:
+        metrics |= {"mask/kl_mean": m_d.detach(), "mask/kl_density": (m_d > 0).float()}
+    return metrics

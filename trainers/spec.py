@@ -1,0 +1,98 @@
+"""The spec: what the caller asked for, frozen, defaults resolved; and what one attempt at it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args
+
+from pydantic import Field, create_model
+
+from trainers.objectives import AnyObjective, Objective
+from trainers.objectives.base import Frozen
+
+AnObjective = TypeVar("AnObjective", bound=Objective)
+
+
+class Block(Frozen, Generic[AnObjective]):
+    """The OpenAI dialect's wrapper around a method's hyperparameters."""
+
+    hyperparameters: AnObjective
+
+
+class Method(Frozen):
+    """`{"type": T, T: {"hyperparameters": {...}}}`: the shape on the wire, in the database and in the spec."""
+
+    type: str
+
+    @property
+    def objective(self) -> Objective:
+        """The hyperparameters with their loss."""
+        block: Block[Objective] = getattr(self, self.type)
+        return block.hyperparameters
+
+
+def _method(objective: type[Objective]) -> type[Method]:
+    block = Block[objective]  # type: ignore[valid-type]
+    fields: dict[str, Any] = {
+        "type": (Literal[objective.type], objective.type),
+        objective.type: (block, Field(default_factory=lambda: block(hyperparameters=objective()))),
+    }
+    name = f"{objective.__name__}Method"
+    return create_model(name, __base__=Method, __module__=__name__, __doc__=objective.__doc__, **fields)
+
+
+METHODS = {objective.type: _method(objective) for objective in get_args(AnyObjective)}
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="type")]  # noqa: UP007
+
+
+class Lora(Frozen):
+    """A low-rank adapter; names and defaults as in the peft library."""
+
+    type: Literal["lora"] = "lora"
+    r: int = Field(16, ge=1, le=64, description="Rank.")
+    lora_alpha: int = Field(32, ge=1, le=1024, description="The update is scaled by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="Names of the linear layers that are adapted."
+    )
+
+
+class Resources(Frozen):
+    """What an attempt occupies while it runs."""
+
+    slots: int = Field(1, ge=1, le=1024, description="GPUs; on CPU, pairs of one-threaded processes.")
+
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class JobSpec(Frozen):
+    """A training job as its owner asked for it: public ids only, never a path."""
+
+    model: str = Field(min_length=1, max_length=256, description="A base model or a finished policy.")
+    training_file: str = Field(min_length=1, max_length=128)
+    validation_file: str | None = Field(None, min_length=1, max_length=128)
+    method: AnyMethod
+    suffix: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(0, ge=0, le=2147483647)
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    peft: Lora = Lora()
+    resources: Resources = Resources()
+
+
+class Assignment(Frozen):
+    """One attempt's `spec.json`: the spec, with its ids turned into places. It holds no credential."""
+
+    job: str
+    attempt: int = Field(ge=1)
+    spec: JobSpec
+    model_path: Path
+    model_digest: str
+    adapter_path: Path | None = Field(None, description="The adapter of the policy that the job goes on from.")
+    training_path: Path
+    validation_path: Path | None = None
+    events_url: str | None = Field(None, description="Where progress is POSTed with the attempt's token.")
