@@ -90,6 +90,7 @@ class Assignment(Frozen):
     job: str
     attempt: int = Field(ge=1)
     spec: JobSpec
+    base_model: str = Field(description="Public name of the base model.")
     model_path: Path
     model_digest: str
     adapter_path: Path | None = Field(None, description="The adapter of the policy that the job goes on from.")

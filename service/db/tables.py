@@ -1,0 +1,133 @@
+"""The tables. Ids are random, times are whole seconds since the epoch, every row of a caller's has its tenant."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.states import Status
+
+#: SQLite numbers rows by itself only when the type is exactly INTEGER.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def now() -> int:
+    """Seconds since the epoch."""
+    return int(time.time())
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSON,
+        Status: Enum(Status, native_enum=False, length=16, values_callable=list),
+    }
+
+
+class ApiKey(Table):
+    """A bearer key; only its hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    hint: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[int] = mapped_column(default=now)
+    revoked_at: Mapped[int | None]
+
+
+class File(Table):
+    """An upload; its bytes lie in the files folder under its id."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(default=now)
+
+
+class BaseModelRow(Table):
+    """A base model that the operator allows: a name for a folder whose content is known by digest."""
+
+    __tablename__ = "base_models"
+
+    name: Mapped[str] = mapped_column(String(96), primary_key=True)
+    path: Mapped[str]
+    source: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(default=now)
+
+
+class Policy(Table):
+    """A finished job's model: an adapter on a base model, served under its public id."""
+
+    __tablename__ = "policies"
+
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    base: Mapped[str] = mapped_column(ForeignKey("base_models.name"))
+    #: the engine's name for the adapter: one per attempt, never used again
+    adapter: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str]
+    rank: Mapped[int]
+    created_at: Mapped[int] = mapped_column(default=now)
+    deleted_at: Mapped[int | None]
+
+
+class Job(Table):
+    """A spec with owner and status; `attempt` counts its tries and fences off what older tries still write."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    spec: Mapped[dict[str, Any]]
+    status: Mapped[Status]
+    reason: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    slots: Mapped[int]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[int] = mapped_column(default=now)
+    started_at: Mapped[int | None]
+    finished_at: Mapped[int | None]
+    estimated_finish: Mapped[int | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    model: Mapped[str | None] = mapped_column(String(256))
+    error: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (
+        Index("ix_jobs_tenant_created", "tenant", "created_at", "id"),
+        Index("ix_jobs_status_created", "status", "created_at", "id"),
+    )
+
+
+class Event(Table):
+    """What happened in a job: said by the service (no sequence number) or by an attempt (numbered from 1)."""
+
+    __tablename__ = "events"
+
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    attempt: Mapped[int]
+    sequence: Mapped[int | None]
+    created_at: Mapped[int] = mapped_column(default=now)
+    level: Mapped[str] = mapped_column(String(8))
+    kind: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (
+        UniqueConstraint("job", "attempt", "sequence"),
+        Index("ix_events_job_kind", "job", "kind", "number"),
+    )

@@ -1,0 +1,88 @@
+"""The running service's parts, made once from the settings and handed to whatever needs them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import Self
+
+import httpx
+
+from service import registry
+from service.db import Database
+from service.errors import Refusal
+from service.launchers.base import Launcher
+from service.launchers.local import LocalLauncher
+from service.scheduler import Scheduler
+from service.serving.engines import Engines
+from service.serving.scoring import Scoring
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that lives as long as the service."""
+
+    settings: Settings
+    database: Database
+    launcher: Launcher
+    engines: Engines
+    scoring: Scoring
+    stop: threading.Event = field(default_factory=threading.Event)
+    threads: list[threading.Thread] = field(default_factory=list)
+    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=None))  # noqa: S113
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Open the home folder and the database; nothing runs yet."""
+        settings.prepare()
+        database = Database(settings.database)
+        database.migrate()
+        launcher = LocalLauncher(
+            root=settings.artifacts,
+            python=settings.trainer_python,
+            extensions_dir=settings.extensions_dir,
+            gpus=settings.gpus,
+            grace_seconds=settings.stop_grace_seconds,
+        )
+        return cls(settings, database, launcher, Engines(settings.engine), Scoring(settings.home))
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler over these parts."""
+        return Scheduler(self.settings, self.database, self.launcher, self.load)
+
+    def start(self) -> None:
+        """Begin to schedule."""
+        thread = threading.Thread(target=self.scheduler.run, args=(self.stop,), name="scheduler", daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    @property
+    def scheduling(self) -> bool:
+        """Whether the scheduler's thread lives."""
+        return any(thread.is_alive() for thread in self.threads)
+
+    def load(self, model: str, tenant: str) -> None:
+        """Have an engine take a policy in the background, so that the first request finds it there."""
+        threading.Thread(target=self._load, args=(model, tenant), name=f"load {model}", daemon=True).start()
+
+    def _load(self, model: str, tenant: str) -> None:
+        try:
+            with self.database.snapshot() as db:
+                servable = registry.servable(db, registry.find(db, model, tenant=tenant))
+            self.engines.endpoint(servable)
+        except Refusal as refusal:
+            log.warning("%s is not served yet: %s", model, refusal)
+
+    def close(self) -> None:
+        """Stop scheduling and serving; attempts run on and are found again at the next start."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        self.scoring.close()
+        self.engines.close()
+        self.database.close()

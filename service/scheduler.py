@@ -1,0 +1,154 @@
+"""The scheduler: look at what runs, end what has ended, start what fits; each step fenced by its attempt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from service import events, jobs, keys, registry
+from service.db import Database
+from service.db.tables import File, Job
+from service.errors import Refusal, Stale
+from service.launchers.base import Launcher, Outcome, Phase, attempt_name
+from service.settings import Settings
+from service.states import Status
+from trainers.manifest import Manifest
+from trainers.spec import Assignment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """load → act → apply: nothing outside is called while a transaction is open."""
+
+    settings: Settings
+    database: Database
+    launcher: Launcher
+    #: told each finished policy's servable, so that it answers before it is asked
+    on_success: Callable[[str, str], None]
+
+    def tick(self) -> None:
+        """One look at every unfinished job."""
+        with self.database.snapshot() as db:
+            unfinished = jobs.unfinished(db)
+        for job in unfinished:
+            if job.status is Status.RUNNING:
+                self._follow(job)
+        self._start_what_fits()
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until told to stop; an error is logged and the next tick tries again."""
+        while not stop.wait(self.settings.tick_seconds):
+            try:
+                self.tick()
+            except Exception:
+                log.exception("a scheduler tick failed; the next one tries again")
+
+    def _follow(self, job: Job) -> None:
+        name = attempt_name(job.id, job.attempt)
+        outcome = self.launcher.poll(name)
+        if outcome.phase is Phase.ABSENT and not job.cancel_requested:
+            self._launch(job)
+        elif outcome.phase is Phase.RUNNING:
+            if job.cancel_requested:
+                self.launcher.stop(name)
+        else:
+            self._end(job, outcome, self.launcher.folder(name))
+
+    def _end(self, job: Job, outcome: Outcome, folder: Path) -> None:
+        """Take in what the attempt left, and move the job, in one transaction."""
+        try:
+            with self.database.transaction() as db:
+                events.ingest(db, job.id, job.attempt, _left_behind(folder))
+                if outcome.phase is Phase.SUCCEEDED:
+                    policy = self._finish(db, job, folder)
+                elif outcome.phase is Phase.FAILED:
+                    jobs.fail(db, job, outcome.error or {"message": "the attempt failed", "code": None, "param": None})
+                else:
+                    jobs.stopped(db, job)
+        except Stale as stale:
+            log.warning("a stale write was refused: %s", stale)
+            return
+        if outcome.phase is Phase.SUCCEEDED:
+            self.on_success(policy, job.tenant)
+
+    def _finish(self, db: Session, job: Job, folder: Path) -> str:
+        manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+        policy = registry.policy_id(job, jobs.spec_of(job), manifest.base_model, self.settings.organization)
+        jobs.finish(db, job, model=policy, trained_tokens=manifest.trained_tokens)
+        registry.register(db, job, manifest, folder, policy)
+        return policy
+
+    def _start_what_fits(self) -> None:
+        """Claim queued jobs, oldest first, while the slots last; say to the others what they wait for."""
+        with self.database.transaction() as db:
+            unfinished = jobs.unfinished(db)
+            holding = [job for job in unfinished if job.status is Status.RUNNING]
+            waiting = [job for job in unfinished if job.status is Status.QUEUED]
+            claimed = []
+            while waiting and self._fits(waiting[0], holding):
+                job = waiting.pop(0)
+                if jobs.claim(db, job):
+                    holding.append(job)
+                    claimed.append(job)
+            for place, job in enumerate(waiting):
+                jobs.explain(db, job, self._why(job, holding, place))
+        for job in claimed:
+            self._launch(job)
+
+    def _fits(self, job: Job, holding: list[Job]) -> bool:
+        return job.slots + sum(other.slots for other in holding) <= self.settings.slots
+
+    def _why(self, job: Job, holding: list[Job], place: int) -> str:
+        holders = ", ".join(other.id for other in holding)
+        ahead = f"; {place} older jobs wait before it" if place else ""
+        return f"needs {job.slots} of {self.settings.slots} slots, held by {holders}{ahead}"
+
+    def _launch(self, job: Job) -> None:
+        try:
+            with self.database.snapshot() as db:
+                assignment = self._assignment(db, job)
+            token = keys.attempt_token(self.settings.secret, job.id, job.attempt)
+            self.launcher.launch(assignment, slots=job.slots, token=token)
+        except (Refusal, OSError) as error:
+            sentence = f"the attempt could not be started: {error}"
+            with self.database.transaction() as db:
+                jobs.fail(db, job, {"message": sentence, "code": "launch_failed", "param": None})
+
+    def _assignment(self, db: Session, job: Job) -> Assignment:
+        spec = jobs.spec_of(job)
+        model = registry.servable(db, found := registry.find(db, spec.model, tenant=job.tenant))
+        return Assignment(
+            job=job.id,
+            attempt=job.attempt,
+            spec=spec,
+            base_model=model.base,
+            model_path=model.base_path,
+            model_digest=registry.base_of(db, found).digest,
+            adapter_path=model.adapter_path,
+            training_path=self._path(db, spec.training_file, job),
+            validation_path=self._path(db, spec.validation_file, job) if spec.validation_file else None,
+            events_url=f"{self.settings.public_url}/internal/attempts/{job.id}/{job.attempt}/events",
+        )
+
+    def _path(self, db: Session, file_id: str, job: Job) -> Path:
+        file = db.get(File, file_id)
+        if file is None or file.tenant != job.tenant:
+            raise Refusal(f"file {file_id} was deleted before the job started")
+        return self.settings.files / file.id
+
+
+def _left_behind(folder: Path) -> list[events.Progress]:
+    """The events an attempt wrote down; a last line cut short by its death is left out."""
+    try:
+        lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [events.Progress.model_validate(json.loads(line)) for line in lines if line.endswith("\n")]

@@ -1,0 +1,102 @@
+"""The process's configuration: the only reader of the environment (`PREFSERVE_*`)."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.machine import gpu_count
+from service.serving.engine import EngineSettings
+
+
+class Settings(BaseSettings):
+    """How one control plane runs; every field is also `PREFSERVE_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="PREFSERVE_", frozen=True, extra="forbid")
+
+    home: Path = Field(Path("~/.prefserve"), description="Database, files, artifacts and logs.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the home folder if absent.")
+    public_url: str = Field("http://127.0.0.1:8000", description="Where workers reach this service.")
+    organization: str = Field("local", pattern=r"^[a-z0-9-]+$", description="The middle of `ft:` model ids.")
+    cpu_slots: int = Field(1, ge=1, description="Jobs at once without a GPU; a slot is two processes there.")
+    tick_seconds: float = Field(0.5, gt=0, description="Pause between two looks of the scheduler.")
+    stop_grace_seconds: float = Field(60, gt=0, description="From a polite stop of a worker to a hard one.")
+    max_file_bytes: int = Field(512 * 2**20, ge=1, description="Largest upload.")
+    trainer_python: Path = Field(Path(sys.executable), description="Interpreter of the training environment.")
+    serving_python: Path = Field(
+        Path(sys.prefix).parent / ".venv-serving" / "bin" / "python",
+        description="Interpreter of the serving environment (vLLM).",
+    )
+    extensions_dir: Path = Field(
+        Path(sys.prefix) / "torch_extensions", description="Where DeepSpeed's compiled parts are kept."
+    )
+    max_engines: int = Field(2, ge=1, description="vLLM engines at once; the least recently used one stops.")
+    max_lora_rank: int = Field(64, description="Largest adapter that engines take.")
+    max_model_len: int | None = Field(None, ge=16, description="Context of engines; the model's own if absent.")
+    engine_dtype: str = Field("auto", description="`auto` is float32 on CPU and the model's own on a GPU.")
+    engine_gpu_memory: float = Field(0.4, gt=0, lt=1, description="Share of a GPU's memory that an engine takes.")
+    engine_start_seconds: float = Field(300, gt=0, description="Longest start of an engine.")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.home / 'prefserve.db'}"
+
+    @property
+    def files(self) -> Path:
+        """Uploads, one file per id."""
+        return self.home / "files"
+
+    @property
+    def artifacts(self) -> Path:
+        """One folder per attempt."""
+        return self.home / "artifacts"
+
+    @cached_property
+    def gpus(self) -> int:
+        """NVIDIA GPUs of this machine."""
+        return gpu_count()
+
+    @property
+    def slots(self) -> int:
+        """What jobs can occupy at once: GPUs, or `cpu_slots` without one."""
+        return self.gpus or self.cpu_slots
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The part that vLLM engines are started with."""
+        return EngineSettings(
+            python=self.serving_python,
+            home=self.home,
+            gpu=self.gpus > 0,
+            dtype=self.engine_dtype,
+            max_model_len=self.max_model_len,
+            max_lora_rank=self.max_lora_rank,
+            gpu_memory_share=self.engine_gpu_memory,
+            start_timeout_s=self.engine_start_seconds,
+            max_engines=self.max_engines,
+        )
+
+    def prepare(self) -> None:
+        """Make the home folder, readable by its owner alone."""
+        for folder in (self.home, self.files, self.artifacts):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @cached_property
+    def secret(self) -> bytes:
+        """Signs the tokens of attempts; made at the first start, kept in the home folder."""
+        path = self.home / "secret"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_bytes(secrets.token_bytes(32))
+        return path.read_bytes()

@@ -1,0 +1,221 @@
+"""Jobs over HTTP, from creation to each of their ends, with real processes in the trainers' place."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from service import jobs, keys, processes
+from service.errors import Stale
+from service.launchers.base import attempt_name
+
+REQUIRED = {
+    "id", "object", "created_at", "finished_at", "model", "fine_tuned_model", "organization_id", "status",
+    "hyperparameters", "training_file", "validation_file", "result_files", "trained_tokens", "error", "seed",
+}  # fmt: skip
+
+
+def test_a_job_has_every_key_of_the_dialect_and_its_defaults_resolved(create):
+    hyperparameters = {"beta": 0.2, "n_epochs": "auto"}
+    job = create(method={"type": "sparsepo", "sparsepo": {"hyperparameters": hyperparameters}}, suffix="reviews")
+    assert job.keys() >= REQUIRED
+    resolved = job["method"]["sparsepo"]["hyperparameters"]
+    assert resolved["beta"] == 0.2
+    assert resolved["mask"] == "learned_common"
+    assert job["hyperparameters"] == {"n_epochs": 1, "batch_size": 16, "learning_rate_multiplier": 1.0}
+
+
+def test_a_job_runs_to_a_servable_model(api, create, until):
+    job = until(create(suffix="mine")["id"], "succeeded")
+    assert job["fine_tuned_model"].startswith("ft:tiny:local:mine:")
+    assert job["trained_tokens"] == 1234
+    model = api.get(f"/v1/models/{job['fine_tuned_model']}").json()
+    assert (model["parent"], model["job"]) == ("tiny", job["id"])
+    assert job["fine_tuned_model"] in [m["id"] for m in api.get("/v1/models").json()["data"]]
+
+
+def test_events_and_checkpoints_of_a_finished_job_are_all_there(api, create, until):
+    job = until(create()["id"], "succeeded")["id"]
+    events = api.get(f"/v1/fine_tuning/jobs/{job}/events", params={"limit": 100}).json()["data"]
+    assert events[0]["message"].startswith("The job has succeeded")
+    metrics = [event for event in events if event["type"] == "metrics"]
+    assert metrics[0]["data"]["train_loss"] == 0.69
+    [checkpoint] = api.get(f"/v1/fine_tuning/jobs/{job}/checkpoints").json()["data"]
+    assert checkpoint["step_number"] == 2
+    assert checkpoint["metrics"] == {"step": 2, "train_loss": 0.5}
+
+
+def test_events_page_by_cursor_and_none_is_missed(api, create, until):
+    job = until(create()["id"], "succeeded")["id"]
+    seen, after = [], None
+    while True:
+        query = {"limit": 2} | ({"after": after} if after else {})
+        page = api.get(f"/v1/fine_tuning/jobs/{job}/events", params=query).json()
+        seen += [event["id"] for event in page["data"]]
+        after = page["last_id"]
+        if not page["has_more"]:
+            break
+    assert len(seen) == len(set(seen)) == 5
+
+
+def test_a_failed_job_keeps_the_workers_sentence(create, until):
+    job = until(create("fail")["id"], "failed")
+    assert job["error"] == {"message": "the loss became NaN at step 3", "code": "nan_loss", "param": None}
+    assert job["fine_tuned_model"] is None
+
+
+def test_a_worker_that_dies_leaves_the_end_of_its_log(create, until):
+    error = until(create("die")["id"], "failed")["error"]
+    assert error["code"] == "worker_died"
+    assert "died without a word" in error["message"]
+    assert "a last line before the end" in error["message"]
+
+
+def test_a_running_job_is_cancelled_once_its_processes_are_gone(api, create, until, settings):
+    job = create("work")["id"]
+    until(job, "running")
+    out = settings.artifacts / attempt_name(job, 1)
+    while not (out / "events.jsonl").exists():
+        time.sleep(0.02)
+    asked = api.post(f"/v1/fine_tuning/jobs/{job}/cancel").json()
+    assert asked["status"] in ("running", "cancelled")
+    until(job, "cancelled")
+    assert not processes.find(out).alive
+    assert json.loads((out / "outcome.json").read_text())["state"] == "stopped"
+
+
+def test_a_second_job_waits_for_the_slot_and_says_for_whom(api, create, until):
+    first, second = create("work")["id"], create()["id"]
+    until(first, "running")
+    while (waiting := api.get(f"/v1/fine_tuning/jobs/{second}").json())["status_reason"] is None:
+        time.sleep(0.02)
+    assert waiting["status"] == "queued"
+    assert waiting["status_reason"] == f"needs 1 of 1 slots, held by {first}"
+    api.post(f"/v1/fine_tuning/jobs/{first}/cancel")
+    until(second, "succeeded")
+
+
+def test_a_queued_job_is_cancelled_at_once(api, create, until):
+    first, second = create("work")["id"], create()["id"]
+    until(first, "running")
+    assert api.post(f"/v1/fine_tuning/jobs/{second}/cancel").json()["status"] == "cancelled"
+    assert api.post(f"/v1/fine_tuning/jobs/{second}/cancel").json()["status"] == "cancelled"
+
+
+def test_a_stale_attempt_can_neither_finish_a_job_nor_report(create, until, parts):
+    job_id = create("work")["id"]
+    until(job_id, "running")
+    with parts.database.snapshot() as db:
+        job = jobs.get(db, job_id, tenant="ada")
+    job.attempt = 0
+    with pytest.raises(Stale), parts.database.transaction() as db:
+        jobs.finish(db, job, model="ft:x", trained_tokens=1)
+    with pytest.raises(Stale), parts.database.snapshot() as db:
+        jobs.check_current(db, job_id, 2)
+
+
+def test_a_report_from_an_ended_attempt_is_answered_409_and_not_retried(api, create, until, settings):
+    job = until(create()["id"], "succeeded")["id"]
+    token = {"Authorization": f"Bearer {keys.attempt_token(settings.secret, job, 1)}"}
+    answer = api.post(f"/internal/attempts/{job}/1/events", json={"events": []}, headers=token)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
+    assert answer.json()["error"]["code"] == "stale_attempt"
+
+
+def test_a_restarted_scheduler_adopts_the_running_attempt(create, until, parts):
+    job = create("work")["id"]
+    until(job, "running")
+    out = parts.launcher.folder(attempt_name(job, 1))
+    while processes.find(out) is None:
+        time.sleep(0.02)
+    before = processes.find(out)
+    for _ in range(3):
+        parts.scheduler.tick()
+    assert processes.find(out) == before
+    assert before.alive
+
+
+def test_an_attempt_claimed_but_never_launched_is_launched_by_the_next_tick(api, create, until, parts, settings):
+    first = create("work")["id"]
+    until(first, "running")
+    out = settings.artifacts / attempt_name(first, 1)
+    while processes.find(out) is None:
+        time.sleep(0.02)
+    processes.find(out).signal_group(signal.SIGKILL)
+    (out / "process.json").unlink()  # as if the service had died between claim and launch
+    while processes.find(out) is None:
+        time.sleep(0.02)
+    assert processes.find(out).alive
+
+
+def test_a_strangers_job_does_not_exist(stranger, create, until):
+    job = create("work")["id"]
+    until(job, "running")
+    for path in ("", "/events", "/checkpoints"):
+        assert stranger.get(f"/v1/fine_tuning/jobs/{job}{path}").status_code == 404
+    assert stranger.post(f"/v1/fine_tuning/jobs/{job}/cancel").status_code == 404
+    assert stranger.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"model": "unknown"}, "model", "no model 'unknown'"),
+        ({"training_file": "file-none"}, "training_file", "no file"),
+        ({"method": {"type": "ppo"}}, "method", "dpo"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta", "greater than 0"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}}, "method.dpo.hyperparameters.beta", "less than or equal to 2"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"bta": 1}}}}, "method.dpo.hyperparameters.bta", "not permitted"),
+        ({"method": None}, "method", "dictionary"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"peft": {"r": 65}}, "peft.r", "less than or equal to 64"),
+        ({"peft": {"target_modules": ["lm_head"]}}, "peft.target_modules", "lm_head"),
+        ({"resources": {"slots": 2}}, "resources.slots", "has 1"),
+        ({"suffix": "../x"}, "suffix", "pattern"),
+        ({"made_up": 1}, "made_up", "not permitted"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_job_is_named(create, fields, param, words):
+    error = create(**fields)["error"]
+    assert error["param"] == param
+    assert words in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("not json\n", "line 1"),
+        (json.dumps({"input": {"messages": [{"role": "user", "content": "x"}]}, "non_preferred_output": []}), "preferred_output"),
+        ("[]\n", "line 1"),
+        ("\n", "no "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_training_file_is_named_by_its_line(create, upload, content, words):
+    error = create(training_file=upload(content)["id"])["error"]
+    assert (error["param"], error["code"]) == ("training_file", "invalid_training_file")
+    assert words in error["message"]
+
+
+def test_a_file_deleted_before_its_job_starts_fails_the_job_with_a_sentence(api, create, until, upload):
+    first = create("work")["id"]
+    until(first, "running")
+    file = upload()["id"]
+    second = create(training_file=file)["id"]
+    api.delete(f"/v1/files/{file}")
+    api.post(f"/v1/fine_tuning/jobs/{first}/cancel")
+    assert "was deleted before the job started" in until(second, "failed")["error"]["message"]
+
+
+def test_a_base_model_cannot_be_deleted_and_a_policy_can(api, create, until):
+    assert api.delete("/v1/models/tiny").json()["error"]["param"] == "model"
+    model = until(create()["id"], "succeeded")["fine_tuned_model"]
+    assert api.delete(f"/v1/models/{model}").json() == {"id": model, "object": "model", "deleted": True}
+    assert api.get(f"/v1/models/{model}").json()["error"]["code"] == "model_not_found"
+
+
+def test_going_on_from_a_policy_counts_both_ranks(create, until):
+    model = until(create(peft={"r": 40})["id"], "succeeded")["fine_tuned_model"]
+    assert "would have 80" in create(model=model, peft={"r": 40})["error"]["message"]
+    assert until(create(model=model, peft={"r": 24})["id"], "succeeded")["fine_tuned_model"].startswith("ft:tiny:")

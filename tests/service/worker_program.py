@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""A second program of the worker protocol, torch-free: the real launcher starts it in the trainers' place.
+
+What it does is chosen by the job's metadata {"act": ...}: succeed, fail, die, or work until it is told to stop.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+out = Path(sys.argv[-1])
+assignment = json.loads((out / "spec.json").read_text())
+act = (assignment["spec"]["metadata"] or {}).get("act", "succeed")
+
+
+def say(seq: int, message: str, kind: str = "message", **data: object) -> None:
+    event = {"seq": seq, "created_at": int(time.time()), "level": "info", "type": kind, "message": message}
+    with (out / "events.jsonl").open("a") as log:
+        log.write(json.dumps(event | {"data": data}) + "\n")
+
+
+def stop(*_: object) -> None:
+    (out / "outcome.json").write_text(json.dumps({"state": "stopped", "step": 3}))
+    sys.exit(143)
+
+
+signal.signal(signal.SIGTERM, stop)
+(out / "token").write_text(os.environ["PREFSERVE_ATTEMPT_TOKEN"])
+say(1, "Step 1/2: training loss=0.69", "metrics", step=1, total_steps=2, train_loss=0.69, eta_seconds=60)
+say(2, "Checkpoint", checkpoint={"step_number": 2, "path": "checkpoints/step-2", "metrics": {"train_loss": 0.5}})
+if act == "work":
+    time.sleep(120)
+elif act == "die":
+    print("a last line before the end", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+elif act == "fail":
+    error = {"message": "the loss became NaN at step 3", "code": "nan_loss", "param": None}
+    (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
+    sys.exit(1)
+else:
+    manifest = {
+        "job": assignment["job"],
+        "attempt": assignment["attempt"],
+        "created_at": int(time.time()),
+        "kind": "adapter",
+        "base_model": assignment["base_model"],
+        "base_digest": assignment["model_digest"],
+        "rank": assignment["spec"]["peft"]["r"],
+        "target_modules": ["q_proj"],
+        "trained_tokens": 1234,
+        "steps": 2,
+        "metrics": {"train_loss": 0.5, "initial_loss": 0.69},
+        "checkpoints": [],
+        "files": {},
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest))
