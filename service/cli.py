@@ -76,6 +76,12 @@ class _Server(uvicorn.Server):
         console.print(f"prefserve is ready at {self.url}/v1 ({kind}, {self.settings.slots} slots)")
         console.print(f"state lies in {self.settings.home}; Ctrl-C stops the service")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is being answered, then stop the scheduler and the engines."""
+        console.print("prefserve is stopping; training that runs goes on and is found again at the next start")
+        await super().shutdown(sockets)
+        console.print("prefserve has stopped")
+
 
 def _only_one(settings: Settings) -> IO[str]:
     """Hold the home folder; a second service on it would schedule the same jobs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -42,7 +43,7 @@ class Service:
 @pytest.fixture(scope="module")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
     """Start `prefserve up` with base models by name; all are stopped, politely, at the end of the module."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def start(models: dict[str, Path], **environment: str) -> Service:
         home = tmp_path_factory.mktemp("home")
@@ -52,13 +53,15 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         with log.open("wb") as output:
             argv = [sys.executable, "-m", "service.cli", "--home", str(home), "up", "--port", "0"]
             up = subprocess.Popen(argv, stdout=output, stderr=output, env=os.environ | environment)
-        started.append(up)
+        started.append((up, log))
         return _ready(up, log, home)
 
     yield start
-    for up in started:
+    for up, _ in started:
         up.terminate()
-    assert [up.wait(60) for up in started] == [0] * len(started)
+    for up, log in started:
+        assert up.wait(60) == -signal.SIGTERM
+        assert log.read_text().endswith("prefserve has stopped\n")
 
 
 def _ready(up: subprocess.Popen[bytes], log: Path, home: Path) -> Service:

@@ -34,14 +34,13 @@ async def _answer(
     model = body.get("model")
     if not isinstance(model, str):
         raise Invalid("model: a model's id is required", param="model")
-    endpoint = await run_in_threadpool(endpoint_of, model, caller.tenant, parts)
+    endpoint = await run_in_threadpool(_endpoint, model, caller.tenant, parts)
     return await forward(
         body, route=route, public_id=model, endpoint=endpoint, tenant=caller.tenant, client=parts.client
     )
 
 
-def endpoint_of(model: str, tenant: str, parts: Parts, param: str = "model") -> Endpoint:
-    """Where the caller's model answers; its engine is started if need be."""
+def _endpoint(model: str, tenant: str, parts: Parts) -> Endpoint:
     with parts.database.snapshot() as db:
-        servable = registry.servable(db, registry.find(db, model, tenant=tenant, param=param))
+        servable = registry.servable(db, registry.find(db, model, tenant=tenant))
     return parts.engines.endpoint(servable)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service import events, jobs
+from service.events import Progress
 from service.routes import Db
 
 router = APIRouter(prefix="/internal/attempts", include_in_schema=False)
@@ -14,7 +15,7 @@ router = APIRouter(prefix="/internal/attempts", include_in_schema=False)
 class Report(BaseModel):
     """A batch of an attempt's events, in order."""
 
-    events: list[events.Progress] = Field(max_length=1000)
+    events: list[Progress] = Field(max_length=1000)
 
 
 @router.post("/{job_id}/{attempt}/events", status_code=204)

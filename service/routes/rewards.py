@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from reward.spec import ScoreList, ScoreOrder, ScoreRequest
+from service import registry
 from service.routes import Caller, Parts
-from service.routes.inference import endpoint_of
 
 router = APIRouter(prefix="/v1", tags=["rewards"])
 
@@ -15,5 +15,8 @@ router = APIRouter(prefix="/v1", tags=["rewards"])
 def score(request: ScoreRequest, caller: Caller, parts: Parts) -> ScoreList:
     """Score answers by the log-ratio of a strong over a weak model, token by token."""
     named = {"model.strong": request.model.strong, "model.weak": request.model.weak}
-    endpoints = {model: endpoint_of(model, caller.tenant, parts, param) for param, model in named.items()}
+    with parts.database.snapshot() as db:
+        found = [registry.find(db, model, tenant=caller.tenant, param=param) for param, model in named.items()]
+        servables = [registry.servable(db, model) for model in found]
+    endpoints = {servable.id: parts.engines.endpoint(servable) for servable in servables}
     return parts.scoring.score(ScoreOrder(request=request, endpoints=endpoints))
