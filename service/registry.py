@@ -109,14 +109,9 @@ def base_of(db: Session, model: BaseModelRow | Policy) -> BaseModelRow:
 def servable(db: Session, model: BaseModelRow | Policy) -> Servable:
     """What an engine needs to know to serve a model."""
     base = base_of(db, model)
-    adapter = model if isinstance(model, Policy) else None
-    return Servable(
-        id=model.id if isinstance(model, Policy) else model.name,
-        base=base.name,
-        base_path=Path(base.path),
-        adapter=adapter and adapter.adapter,
-        adapter_path=Path(adapter.path) if adapter else None,
-    )
+    if isinstance(model, BaseModelRow):
+        return Servable(base.name, base.name, Path(base.path))
+    return Servable(model.id, base.name, Path(base.path), model.adapter, Path(model.path))
 
 
 def policy_id(job: Job, spec: JobSpec, base: str, organization: str) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from service import processes
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -62,6 +64,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     for up, log in started:
         assert up.wait(60) == -signal.SIGTERM
         assert log.read_text().endswith("prefserve has stopped\n")
+        _end_what_still_trains(log.parent)
 
 
 def _ready(up: subprocess.Popen[bytes], log: Path, home: Path) -> Service:
@@ -73,6 +76,14 @@ def _ready(up: subprocess.Popen[bytes], log: Path, home: Path) -> Service:
     key = re.search(r"sk-\S+", log.read_text())
     assert key, "the first start shows a key"
     return Service(home, url[1], OpenAI(base_url=f"{url[1]}/v1", api_key=key[0], max_retries=0))
+
+
+def _end_what_still_trains(home: Path) -> None:
+    """A stopped service leaves its attempts running; a test that failed half-way must not."""
+    for folder in (home / "artifacts").iterdir():
+        process = processes.find(folder)
+        if process is not None and process.alive:
+            process.stop(grace=0)
 
 
 def _cli(home: Path, *argv: str) -> str:

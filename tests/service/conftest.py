@@ -26,7 +26,13 @@ PAIR = {
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", trainer_python=PROGRAM, tick_seconds=0.02, max_file_bytes=100_000)
+    return Settings(
+        home=tmp_path / "home",
+        trainer_python=PROGRAM,
+        serving_python=tmp_path / "no-serving-environment" / "bin" / "python",
+        tick_seconds=0.02,
+        max_file_bytes=100_000,
+    )
 
 
 @pytest.fixture

@@ -127,6 +127,14 @@ class Objective(Frozen, ABC):
         """Trainable state of the objective itself for a model of so many blocks of that width."""
         return None
 
+    def modules_weight_decay(self) -> float:
+        """AdamW's, on the weights (not the biases and norms) of `modules`."""
+        return 0.0
+
+    def token_weights(self, batch: Completions, modules: nn.Module | None = None) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """The weights, (N,) each, that the loss gives to single tokens: none where all count alike."""
+        return {}
+
     @abstractmethod
     def loss(self, batch: Completions, modules: nn.Module | None = None) -> Loss:
         """The objective on one micro-batch."""

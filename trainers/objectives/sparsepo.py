@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -51,11 +52,29 @@ class SparsePO(Objective):
         from torch.nn.functional import logsigmoid
 
         assert batch.kl is not None, "SparsePO declares that it needs the KL"  # noqa: S101
-        m_u, m_d = modules(batch.ref_states) if modules else (batch.kl.new_ones(batch.kl.shape),) * 2
+        m_u, m_d = self._masks(batch, modules)
         rewards = self.beta * batch.total(m_u * batch.log_ratio() + m_d * batch.kl)
         chosen, rejected = rewards.chunk(2)
         loss = -logsigmoid(chosen - rejected) + self._l1(batch, m_u, m_d)
         return Loss(loss, preference_metrics(batch, rewards) | _mask_metrics(m_u, m_d))
+
+    def modules_weight_decay(self) -> float:
+        """`mask_weight_decay`."""
+        return self.mask_weight_decay
+
+    def token_weights(self, batch: Completions, modules: nn.Module | None = None) -> Mapping[str, Tensor]:
+        """m_u as `mask` and, where it has a network of its own, m_d as `kl_mask`; none where no mask is learned."""
+        if modules is None:
+            return {}
+        m_u, m_d = self._masks(batch, modules)
+        return {"mask": m_u} if m_d is m_u else {"mask": m_u, "kl_mask": m_d}
+
+    def _masks(self, batch: Completions, modules: nn.Module | None) -> tuple[Tensor, Tensor]:
+        if modules is None:
+            ones = batch.logp.new_ones(batch.logp.shape)
+            return ones, ones
+        masks: tuple[Tensor, Tensor] = modules(batch.ref_states)
+        return masks
 
     def _l1(self, batch: Completions, m_u: Tensor, m_d: Tensor) -> Tensor:
         """λ_u ‖m_u‖₁ + λ_d ‖m_d‖₁ per pair; a shared mask is charged their mean, once."""

@@ -1,0 +1,15 @@
+# Each recipe does its own set-up: on a fresh machine any of them can be the first.
+PYTHON ?= python3
+METHOD ?= sparsepo
+ARGS ?=
+RUN := .venv/bin/python -m
+
+.PHONY: help setup demo test check constraints clean
+
+help: ; @sed -n '/^help/!s/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+setup: ; @$(PYTHON) -m scripts.setup_env ## both environments, installed through the exact pins
+demo: setup ; @$(RUN) examples.demo --method $(METHOD) $(ARGS) ## from preference pairs to a served, scored policy
+test: setup ; @$(RUN) pytest $(ARGS) ## the whole suite, vLLM and DeepSpeed included
+check: setup ; @$(RUN) scripts.check ## lint, format, types, import rules, pins
+constraints: setup ; @$(RUN) scripts.resolve ## the newest versions that fit pyproject.toml
+clean: ; @rm -rf .venv .venv-serving .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist ## all but the sources

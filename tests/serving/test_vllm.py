@@ -1,0 +1,214 @@
+"""Real vLLM engines on a real model: names, text, log-probs, adapters, scores, revival."""
+
+import asyncio
+import json
+import os
+import signal
+
+import httpx
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reward.engine import Engine
+from reward.spec import Continuation, Conversation, DensityRatio, Message, ScoreOrder, ScoreRequest
+from service.errors import Invalid
+from service.serving.gateway import forward
+from service.serving.scoring import Scoring
+
+pytestmark = [pytest.mark.vllm, pytest.mark.realdata]
+
+STORY = "Once upon a time, there was a little girl named Lily."
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory):
+    scoring = Scoring(tmp_path_factory.mktemp("scoring"))
+    yield scoring
+    scoring.close()
+
+
+@pytest.fixture(scope="module")
+def oracle(stories, weak, policy):
+    """log π(id_k | before) for k ≥ 1 by transformers in float32, per model id."""
+    models = {
+        model.id: AutoModelForCausalLM.from_pretrained(model.base_path, dtype=torch.float32).eval()
+        for model in (stories, weak, policy)
+    }
+    models[policy.id] = PeftModel.from_pretrained(models[policy.id], policy.adapter_path).eval()
+
+    @torch.no_grad()
+    def logprobs(model: str, ids: list[int]) -> list[float]:
+        logits = models[model](torch.tensor([ids])).logits[0, :-1]
+        return logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+
+    return logprobs
+
+
+@pytest.fixture(scope="module")
+def score(engines, scoring):
+    def scored(strong, weaker, inputs, **fields):
+        model = DensityRatio(strong=strong.id, weak=weaker.id)
+        request = ScoreRequest(model=model, input=inputs, **fields)
+        endpoints = {servable.id: engines.endpoint(servable) for servable in (strong, weaker)}
+        return scoring.score(ScoreOrder(request=request, endpoints=endpoints))
+
+    return scored
+
+
+@pytest.fixture(scope="module")
+def ids(engines, stories):
+    """A text in the model's tokens."""
+    return asked(engines.endpoint(stories), lambda engine: engine.tokens(STORY, special=True))
+
+
+def asked(endpoint, question):
+    async def ask():
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            return await question(Engine("model", endpoint, client))
+
+    return asyncio.run(ask())
+
+
+def complete(engines, servable, body):
+    async def ask():
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            endpoint = engines.endpoint(servable)
+            answer = await forward(
+                body, route="completions", public_id=servable.id, endpoint=endpoint, tenant="ada", client=client
+            )
+            if not hasattr(answer, "body_iterator"):
+                return json.loads(answer.body)
+            return b"".join([piece async for piece in answer.body_iterator])
+
+    return asyncio.run(ask())
+
+
+def test_the_greedy_text_is_the_published_one(engines, stories, realdata):
+    published = json.loads((realdata / "reference-vectors.json").read_text())["stories260k_greedy"]
+    answer = complete(engines, stories, {"prompt": [1], "max_tokens": published["steps"], "temperature": 0})
+    assert answer["choices"][0]["text"].strip() == published["text"].strip()
+    assert answer["model"] == "stories"
+
+
+def test_a_stream_says_the_same_under_the_public_name(engines, policy):
+    body = {"prompt": [1], "max_tokens": 20, "temperature": 0}
+    whole = complete(engines, policy, body)["choices"][0]["text"]
+    *events, last = complete(engines, policy, body | {"stream": True}).decode().removesuffix("\n\n").split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert last == "data: [DONE]"
+    assert {chunk["model"] for chunk in chunks} == {policy.id}
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+
+
+def test_a_refusal_of_vllm_comes_in_our_envelope(engines, stories):
+    answer = complete(engines, stories, {"prompt": [1], "max_tokens": 5000})
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["param"] == "max_tokens"
+
+
+def test_logprobs_equal_transformers(engines, stories, weak, policy, ids, oracle):
+    seen = {
+        m.id: asked(engines.endpoint(m), lambda engine: engine.score(ids)).logprobs for m in (stories, weak, policy)
+    }
+    for model, values in seen.items():
+        assert values == pytest.approx(oracle(model, ids), abs=1e-4)
+    assert max(abs(a - b) for a, b in zip(seen["stories"], seen[policy.id], strict=True)) > 0.01
+
+
+def test_token_scores_are_the_models_difference_from_the_answers_first_token_on(score, stories, weak, ids, oracle):
+    cut = 6
+    given = Continuation(prompt=ids[:cut], response=ids[cut:])
+    [scored] = score(stories, weak, [given], include=["token_scores", "logprobs"]).data
+    expected = [a - b for a, b in zip(oracle("stories", ids), oracle("weak", ids), strict=True)][cut - 1 :]
+    assert scored.token_scores == pytest.approx(expected, abs=1e-4)
+    assert scored.score == pytest.approx(sum(scored.token_scores), abs=1e-9)
+    assert scored.num_scored_tokens == len(ids) - cut
+    assert scored.strong_logprob - scored.weak_logprob == pytest.approx(scored.score, abs=1e-9)
+    assert "".join(scored.tokens) == STORY[STORY.index(scored.tokens[0].strip()) - 1 :]
+
+
+def test_a_policy_over_its_base_needs_one_engine(score, policy, stories, ids, oracle):
+    [scored] = score(policy, stories, [Continuation(prompt=ids[:3], response=ids[3:])], include=["token_scores"]).data
+    expected = [a - b for a, b in zip(oracle(policy.id, ids), oracle("stories", ids), strict=True)][2:]
+    assert scored.token_scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_over_itself_is_worth_nothing_and_the_swap_turns_the_sign(score, stories, weak, ids):
+    given = [Continuation(prompt=ids[:4], response=ids[4:])]
+    assert score(stories, stories, given).data[0].score == pytest.approx(0, abs=1e-5)
+    there, back = score(stories, weak, given).data[0], score(weak, stories, given).data[0]
+    assert there.score == pytest.approx(-back.score, abs=1e-5)
+    assert abs(there.score) > 0.1
+
+
+def test_an_answer_of_one_token_and_many_inputs_at_once(score, stories, weak, ids, oracle):
+    inputs = [Continuation(prompt=ids[:k], response=[ids[k]]) for k in range(1, len(ids))]
+    listed = score(stories, weak, inputs, aggregation="mean")
+    expected = [a - b for a, b in zip(oracle("stories", ids), oracle("weak", ids), strict=True)]
+    assert [scored.score for scored in listed.data] == pytest.approx(expected, abs=1e-4)
+    assert [scored.num_scored_tokens for scored in listed.data] == [1] * len(inputs)
+    assert listed.usage.total_tokens == sum(range(2, len(ids) + 1))
+
+
+def test_text_is_scored_as_its_tokens(score, stories, weak, ids):
+    text = Continuation(prompt="Once upon a time", response=STORY.removeprefix("Once upon a time"))
+    answer = score(stories, weak, [text, Continuation(prompt=ids[:5], response=ids[5:])], include=["token_scores"])
+    assert answer.data[0].token_scores == pytest.approx(answer.data[1].token_scores, abs=1e-5)
+
+
+def test_inputs_that_cannot_be_scored_are_named(score, stories, weak, ids):
+    fine = Continuation(prompt=[1], response=[403])
+    with pytest.raises(
+        Invalid, match=r"input\[1\] has 512 tokens \(12 prompt, 500 answer\); the strong model takes 511"
+    ):
+        score(stories, weak, [fine, Continuation(prompt=[1] * 12, response=[5] * 500)])
+    score(stories, weak, [Continuation(prompt=[1] * 11, response=[5] * 500)])
+    with pytest.raises(Invalid, match=r"input\[1\] has an empty prompt") as caught:
+        score(stories, weak, [fine, Continuation(prompt=[], response=[5])])
+    assert caught.value.param == "input[1]"
+    with pytest.raises(Invalid, match="vocabulary"):
+        score(stories, weak, [Continuation(prompt=[1], response=[512])])
+    turns = [Message(role="user", content="hi"), Message(role="assistant", content="ho")]
+    with pytest.raises(Invalid, match="chat template"):
+        score(weak, stories, [Conversation(messages=turns)])
+
+
+def test_a_conversation_is_scored_from_the_strong_models_template(score, stories, weak, oracle):
+    tokenizer = AutoTokenizer.from_pretrained(stories.base_path)
+    answer = "Lily went home.\n"
+    prompt = tokenizer("user: Where is Lily?\nassistant: ", add_special_tokens=False)["input_ids"]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    ids = prompt + tokenizer("\n" + answer, add_special_tokens=False)["input_ids"][len(newline) :]
+    turns = [Message(role="user", content="Where is Lily?"), Message(role="assistant", content=answer.strip())]
+    listed = score(stories, weak, [Conversation(messages=turns)], include=["token_scores"])
+    expected = [a - b for a, b in zip(oracle("stories", ids), oracle("weak", ids), strict=True)][len(prompt) - 1 :]
+    assert listed.data[0].token_scores == pytest.approx(expected, abs=1e-4)
+    assert "".join(listed.data[0].tokens) == answer
+    assert (listed.usage.prompt_tokens, listed.usage.total_tokens) == (len(prompt), len(ids))
+
+
+def test_a_dead_scoring_process_is_started_again(score, scoring, stories, ids):
+    before = scoring.pid
+    os.kill(before, signal.SIGKILL)
+    [scored] = score(stories, stories, [Continuation(prompt=ids[:4], response=ids[4:])]).data
+    assert scored.num_scored_tokens == len(ids) - 4
+    assert scoring.pid not in (None, before)
+
+
+def test_a_killed_vllm_comes_back_with_its_adapter(engines, policy, ids, oracle):
+    engines.endpoint(policy)
+    [status] = [status for status in engines.status() if status.base == policy.base]
+    os.killpg(status.pid, signal.SIGKILL)
+    revived = asked(engines.endpoint(policy), lambda engine: engine.score(ids))
+    assert revived.logprobs == pytest.approx(oracle(policy.id, ids), abs=1e-4)
+    [after] = [status for status in engines.status() if status.base == policy.base]
+    assert (after.state, after.adapters) == ("ready", (policy.adapter,))
+    assert after.pid != status.pid
+
+
+def test_the_engines_log_is_quiet(engines, vllm_settings, stories):
+    log = (vllm_settings.folder(stories.base) / "log.txt").read_text()
+    assert "Route:" not in log
+    assert len(log.splitlines()) < 40

@@ -1,0 +1,213 @@
+"""Training on a fixed set of pairs: transformers.Trainer with DeepSpeed under it, one rule of normalisation over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from typing_extensions import override
+
+from trainers import checkpoints
+from trainers.artifacts import Learned
+from trainers.collate import INPUTS, MicroBatches
+from trainers.errors import Diverged
+from trainers.events import Progress
+from trainers.learner import Learner
+from trainers.means import Means
+from trainers.objectives import Objective
+from trainers.ranks import Ranks
+from trainers.schedule import Schedule
+from trainers.spec import Assignment
+from trainers.stopping import StopSignal
+
+SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+#: DeepSpeed's buffers, in numbers: as large as what is trained, at most its own default
+LARGEST_BUCKET = 500_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run works with."""
+
+    assignment: Assignment
+    out: Path
+    progress: Progress
+    stop: StopSignal
+    ranks: Ranks
+    schedule: Schedule
+    data: MicroBatches
+    saves: frozenset[int] = field(default_factory=frozenset)  #: steps after which a checkpoint is written
+
+    @property
+    def objective(self) -> Objective:
+        """The objective with its hyperparameters."""
+        return self.assignment.spec.method.objective
+
+
+def arguments(
+    objective: Objective, schedule: Schedule, *, out: Path, seed: int, trainable: int, gpu: bool
+) -> TrainingArguments:
+    """The Trainer's settings; DeepSpeed's follow from them. `trainable` is the number of trained weights."""
+    bucket = min(max(trainable, 2**16), LARGEST_BUCKET)
+    zero = {"stage": objective.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 100_000}
+    auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    return TrainingArguments(
+        output_dir=str(out),
+        deepspeed={"zero_optimization": zero, "zero_allow_untested_optimizer": True} | dict.fromkeys(auto, "auto"),
+        per_device_train_batch_size=objective.micro_batch_size,
+        gradient_accumulation_steps=schedule.accumulation,
+        num_train_epochs=1,  # the schedule holds all epochs, one after the other
+        learning_rate=objective.resolved_learning_rate(),
+        lr_scheduler_type=SCHEDULERS[objective.lr_scheduler],
+        warmup_steps=round(objective.warmup_ratio * schedule.steps),
+        max_grad_norm=objective.max_grad_norm,
+        logging_steps=objective.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # `_Conduct` says when
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        log_level="error",
+    )
+
+
+class OfflineTrainer(Trainer):  # type: ignore[misc]
+    """The loss and its gradient are means over the pairs of a step, however ranks and micro-batches share them."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, learner: Learner, args: TrainingArguments, run: Run) -> None:
+        super().__init__(model=learner, args=args, train_dataset=run.data, callbacks=[_Conduct(run, self)])
+        self.pop_callback("PrinterCallback")
+        self.run = run
+        self.means = Means(run.ranks.device)
+        self.started: tuple[float, int] = (time.monotonic(), 0)
+        self.finite = torch.ones((), dtype=torch.bool, device=run.ranks.device)
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The schedule's micro-batches of this rank, in order."""
+        return DataLoader(self.run.data, batch_sampler=self.run.schedule, collate_fn=_only)
+
+    @override
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; the objective's own weights decay by their own rule, biases and norms not at all."""
+        if self.optimizer is not None:
+            return self.optimizer
+        self.optimizer: torch.optim.Optimizer | None = torch.optim.AdamW(
+            _groups(self.model, self.run.objective), lr=self.args.learning_rate
+        )
+        return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
+        """Σ loss over the micro-batch's pairs · ranks / pairs of the step: DeepSpeed then averages over the ranks."""
+        weight, total = inputs["weight"], inputs["step_pairs"]
+        losses, metrics = model(**{name: inputs[name] for name in INPUTS}, log_kl=self._logs_next())
+        self.means.add({"train_loss": losses, **metrics}, weight=weight)
+        loss: Tensor = losses.sum() * (weight * self.run.ranks.world / total)
+        self.finite &= loss.detach().isfinite()
+        return loss
+
+    @override
+    def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
+        """One metrics event; the means go over all entries of all ranks since the last one."""
+        if "loss" not in logs:
+            return  # transformers' summary at the end
+        step, steps = self.state.global_step, self.state.max_steps
+        record = {"step": step, "epoch": step / steps * self.run.objective.n_epochs, **self.means.take()}
+        record |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}  # ZeRO-0 has no norm
+        self.state.log_history.append(record)
+        then, before = self.started
+        left = (time.monotonic() - then) / max(step - before, 1) * (steps - step)
+        data = {**record, "total_steps": steps, "eta_seconds": round(left)}
+        self.run.progress.say(f"Step {step}/{steps}: training loss={record['train_loss']:.4f}", data, kind="metrics")
+
+    def _logs_next(self) -> bool:
+        """Whether the step under way will be logged, as far as can be known before it."""
+        step = self.state.global_step + 1
+        return step == 1 or step % self.args.logging_steps == 0 or step in self.run.saves
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        """Everything a relaunch needs and an adapter that can be served; the folder appears when all of it is there."""
+        run, step = self.run, self.state.global_step
+        if run.ranks.speaks:
+            checkpoints.begin(run.out, step)
+        run.ranks.wait_for_all()
+        folder = checkpoints.partial(run.out, step)
+        self.model_wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+        self._save_rng_state(str(folder))
+        learned = Learned.of(self.model, run.assignment)
+        if run.ranks.speaks:
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            learned.write(folder, run.assignment.base_model)
+        run.ranks.wait_for_all()
+        if run.ranks.speaks:
+            for script in folder.glob("*.py"):
+                script.unlink()  # DeepSpeed leaves programs beside the data
+            done = checkpoints.complete(folder, _figures(self.state.log_history[-1]))
+            run.progress.say(f"Checkpoint at step {step}", {"checkpoint": done.model_dump()})
+        run.ranks.wait_for_all()
+
+
+class _Conduct(TrainerCallback):  # type: ignore[misc]
+    """Between steps: do all ranks go on, and is it time to save?"""
+
+    def __init__(self, run: Run, trainer: OfflineTrainer) -> None:
+        self._run = run
+        self._trainer = trainer
+
+    @override
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Time is measured from here, without what an earlier launch did."""
+        self._trainer.started = (time.monotonic(), state.global_step)
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """One small reduction: did a rank get SIGTERM, is a number no longer finite? Raises Diverged."""
+        norm = self._trainer.model_wrapped.get_global_grad_norm()
+        finite = bool(self._trainer.finite) and (norm is None or isfinite(float(norm)))
+        flags = torch.tensor([self._run.stop.requested, not finite], dtype=torch.int32, device=self._run.ranks.device)
+        stop, broken = self._run.ranks.sum(flags).tolist()
+        if broken:
+            raise Diverged(state.global_step)
+        if stop or state.global_step in self._run.saves:
+            control.should_save = control.should_log = True
+        control.should_training_stop |= bool(stop)
+
+
+def _groups(learner: nn.Module, objective: Objective) -> list[dict[str, Any]]:
+    policy, weights, rest = [], [], []
+    for name, parameter in learner.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if not name.startswith("objective_modules."):
+            policy.append(parameter)
+        elif name.endswith("bias") or ".norm." in name:
+            rest.append(parameter)
+        else:
+            weights.append(parameter)
+    groups = [(policy, objective.weight_decay), (weights, objective.modules_weight_decay()), (rest, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return items[0]
+
+
+def _figures(record: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if name not in ("step", "epoch")}

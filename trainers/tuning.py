@@ -1,0 +1,140 @@
+"""A job from its files to its manifest, on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, set_seed
+
+from trainers import artifacts, checkpoints, ranks
+from trainers.collate import MicroBatches
+from trainers.data.records import read_pairs
+from trainers.data.tokens import Encoder, TokenPair, TokenPairs, tokenise
+from trainers.errors import Diverged
+from trainers.events import Progress
+from trainers.learner import Learner
+from trainers.objectives import Objective
+from trainers.offline import OfflineTrainer, Run, arguments
+from trainers.policy import load_policy
+from trainers.ranks import Ranks
+from trainers.schedule import Schedule
+from trainers.spec import Assignment
+from trainers.stopping import StopSignal
+from trainers.token_masks import token_masks
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a rank's part ended: after which step, and whether it was asked to stop."""
+
+    step: int
+    stopped: bool
+
+
+def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal) -> Ending:
+    """Train and publish; the newest checkpoint in `out` is gone on from.
+
+    Raises Unusable or BadLine, with a sentence for the job's owner, where the input is at fault.
+    """
+    objective, seed = assignment.spec.method.objective, assignment.spec.seed
+    encoder, limit = _encoder(assignment, objective)
+    training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
+    shown = _shown(assignment, encoder, limit) or training
+    set_seed(seed)
+    learner = Learner(load_policy(assignment, _dtype(objective)), objective)
+    ranks.stand_alone()
+    me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
+    run = _run(assignment, out, progress, stop, me, training)
+    progress.say(_opening(run, training))
+    trainer = OfflineTrainer(learner, _arguments(run, learner), run)
+    if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
+        _train(trainer)
+    ending = Ending(trainer.state.global_step, trainer.state.global_step < run.schedule.steps)
+    if not ending.stopped:
+        _publish(trainer, training, shown.rows, encoder)
+    me.part()
+    return ending
+
+
+def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int]:
+    config = AutoConfig.from_pretrained(assignment.model_path, local_files_only=True).get_text_config()
+    tokenizer = AutoTokenizer.from_pretrained(assignment.model_path, local_files_only=True)
+    limit = min(objective.max_length, getattr(config, "max_position_embeddings", None) or objective.max_length)
+    return Encoder(tokenizer, config.vocab_size), limit
+
+
+def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> TokenPairs | None:
+    if assignment.validation_path is None:
+        return None
+    return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+
+
+def _dtype(objective: Objective) -> torch.dtype:
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = native if objective.precision == "auto" else objective.precision == "bf16"
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def _run(
+    assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, training: TokenPairs
+) -> Run:
+    objective = assignment.spec.method.objective
+    schedule = Schedule(
+        pairs=len(training.rows),
+        epochs=objective.n_epochs,
+        batch_size=objective.batch_size,
+        micro_batch_size=objective.micro_batch_size,
+        ranks=me.world,
+        rank=me.rank,
+        seed=assignment.spec.seed,
+    )
+    saves = checkpoints.planned(schedule.steps, objective.checkpoints)
+    return Run(assignment, out, progress, stop, me, schedule, MicroBatches(training.rows, pad=0), saves)
+
+
+def _arguments(run: Run, learner: Learner) -> Any:
+    trainable = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
+    gpu = run.ranks.device.type == "cuda"
+    seed = run.assignment.spec.seed
+    return arguments(run.objective, run.schedule, out=run.out, seed=seed, trainable=trainable, gpu=gpu)
+
+
+def _opening(run: Run, training: TokenPairs) -> str:
+    rate = run.objective.resolved_learning_rate()
+    passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
+    steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
+    return f"Training on {training.describe()} at learning rate {rate:g}: {steps}"
+
+
+def _train(trainer: OfflineTrainer) -> None:
+    found = checkpoints.saved(trainer.run.out)
+    if not found:
+        trainer.train()
+        return
+    trainer.run.progress.say(f"Going on from the checkpoint at step {found[-1].step_number}")
+    trainer.train(resume_from_checkpoint=str(trainer.run.out / found[-1].path))
+
+
+def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[TokenPair], encoder: Encoder) -> None:
+    run = trainer.run
+    run.progress.say("Publishing")
+    size = run.objective.micro_batch_size
+    masks = token_masks(trainer.model, list(shown), encoder, micro_batch_size=size, device=run.ranks.device)
+    learned = artifacts.Learned.of(trainer.model, run.assignment)
+    if not learned.is_finite():
+        raise Diverged(run.schedule.steps)
+    if not run.ranks.speaks:
+        return
+    artifacts.publish(
+        run.out,
+        run.assignment,
+        learned,
+        masks,
+        history=trainer.state.log_history,
+        checkpoints=checkpoints.saved(run.out),
+        trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
+    )
