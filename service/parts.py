@@ -22,6 +22,11 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
+def _loopback() -> httpx.AsyncClient:
+    """Loopback only: no proxy, as many streams as there are callers, and answers that take their time."""
+    return httpx.AsyncClient(timeout=None, trust_env=False, limits=httpx.Limits(max_connections=None))  # noqa: S113
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything that lives as long as the service."""
@@ -33,7 +38,7 @@ class Parts:
     scoring: Scoring
     stop: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
-    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=None))  # noqa: S113
+    client: httpx.AsyncClient = field(default_factory=_loopback)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

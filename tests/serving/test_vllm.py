@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 
 import httpx
 import pytest
@@ -201,6 +202,10 @@ def test_a_killed_vllm_comes_back_with_its_adapter(engines, policy, ids, oracle)
     engines.endpoint(policy)
     [status] = [status for status in engines.status() if status.base == policy.base]
     os.killpg(status.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(found.pid == status.pid for found in engines.status()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     revived = asked(engines.endpoint(policy), lambda engine: engine.score(ids))
     assert revived.logprobs == pytest.approx(oracle(policy.id, ids), abs=1e-4)
     [after] = [status for status in engines.status() if status.base == policy.base]

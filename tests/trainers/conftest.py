@@ -21,7 +21,8 @@ from trainers.manifest import Manifest
 from trainers.spec import Assignment, JobSpec
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY = 128
+#: 256 bytes and an end, with room
+VOCABULARY = 260
 PATIENCE = 120
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -55,6 +56,15 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", chat_template=template)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Models this small lose time to threads, and the workers want the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(name="tiny_llama", scope="session")
@@ -94,10 +104,7 @@ def id_rows(count: int, *, seed: int = 0) -> list[dict[str, list[int]]]:
         length = int(torch.randint(1, longest + 1, (), generator=draw))
         return torch.randint(low, high, (length,), generator=draw).tolist()
 
-    return [
-        {"prompt": ids(1, VOCABULARY, 6), "chosen": ids(64, VOCABULARY, 9), "rejected": ids(1, 64, 9)}
-        for _ in range(count)
-    ]
+    return [{"prompt": ids(1, 128, 6), "chosen": ids(64, 128, 9), "rejected": ids(1, 64, 9)} for _ in range(count)]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

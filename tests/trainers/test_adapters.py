@@ -56,7 +56,7 @@ def test_an_adapter_joined_to_an_earlier_one_is_their_sum_on_the_plain_base(trai
     adapters.write(both, tmp_path / "both", "base")
     assert (both.rank, both.alpha, both.target_modules) == (6, 6, ["down_proj", "q_proj", "v_proj"])
     served = PeftModel.from_pretrained(tiny_llama(), tmp_path / "both")
-    assert torch.allclose(logits(served), logits(second), atol=1e-5, rtol=0)
+    assert torch.allclose(logits(served), logits(second), atol=1e-5, rtol=1e-5)
     assert float((logits(second) - logits(first)).abs().max()) > 0.1
 
 
@@ -65,7 +65,7 @@ def test_a_policy_that_goes_on_has_the_earlier_policy_as_its_reference(train, tm
     adapters.write(adapters.trained(first), tmp_path / "first", "base")
     second = train(2, adapter_path=tmp_path / "first")
     with second.disable_adapter():
-        assert torch.allclose(logits(second), logits(first), atol=1e-5, rtol=0)
+        assert torch.allclose(logits(second), logits(first), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["use_dora", "use_rslora"])

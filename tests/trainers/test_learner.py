@@ -131,7 +131,7 @@ def test_neither_padding_nor_neighbours_change_a_pairs_loss(make, rows):
 
 def test_a_few_tokens_at_a_time_give_the_same_losses_and_gradients(make, rows, monkeypatch):
     results = []
-    for numbers in (2**26, 3 * 128):  # all at once; three tokens of 128 words
+    for numbers in (2**26, 3 * 260):  # all at once; three tokens of 260 words
         monkeypatch.setattr(learner_module, "LOGITS_AT_ONCE", numbers)
         learner = make(OBJECTIVES[2])
         losses, _ = learner(**collate(rows))

@@ -31,7 +31,8 @@ def test_a_mask_is_its_definition_token_by_token(mask, states):
         for layer in range(LAYERS):
             h = states[layer, n]
             x = (h - h.mean()) / (h.var(unbiased=False) + mask.norm.eps).sqrt() * mask.norm.weight + mask.norm.bias
-            total += float(mask.mixer[layer]) * max(0.0, float(mask.weight[layer] @ x + mask.bias[layer]))
+            head = (mask.weight[layer] @ x + mask.bias[layer]).detach()
+            total += float(mask.mixer[layer].detach()) * max(0.0, float(head))
         expected.append(max(0.0, total))
     found = mask(states)
     assert torch.allclose(found, torch.tensor(expected).double(), atol=1e-12)

@@ -49,11 +49,11 @@ def test_dpo_on_its_own_stories_makes_the_real_model_happier(finish, assign, wri
     )
     assert attempt.losses()[0] == pytest.approx(math.log(2), abs=1e-5)
     assert attempt.manifest().metrics["rewards/accuracies"] > 0.75
-    before = [mood(ids) for ids in stories(base, 128, seed=2)]
+    before = [mood(ids) for ids in stories(base, 96, seed=2)]
     tuned = PeftModel.from_pretrained(base, attempt.out / "adapter")
-    after = [mood(ids) for ids in stories(tuned, 128, seed=2)]
-    print(f"mean AFINN sum of 128 fresh samples: {sum(before) / 128:.2f} before, {sum(after) / 128:.2f} after")
-    assert sum(after) / 128 > sum(before) / 128 + 1
+    after = [mood(ids) for ids in stories(tuned, 96, seed=2)]
+    print(f"mean AFINN sum of 96 fresh samples: {sum(before) / 96:.2f} before, {sum(after) / 96:.2f} after")
+    assert sum(after) / 96 > sum(before) / 96 + 1
     shown = json.loads((attempt.out / "token_masks.json").read_text())["pairs"][0]
     assert shown["prompt_ids"] == [1]
     assert "".join(shown["chosen"]["tokens"]).strip() == tokenizer.decode(shown["chosen"]["ids"]).strip()

@@ -189,7 +189,7 @@ def test_a_line_that_the_model_cannot_take_fails_with_its_number(launch, assign,
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"prompt": [1], "chosen": [2], "rejected": [999]}\n')
     error = failure(launch(assign("dpo", training_path=file)))
-    assert error["message"] == "line 1: the non-preferred answer holds token id 999; the model knows 0 to 127"
+    assert error["message"] == "line 1: the non-preferred answer holds token id 999; the model knows 0 to 259"
     assert (error["code"], error["param"]) == ("invalid_line", "training_file")
 
 
