@@ -81,6 +81,7 @@ def write(adapter: Adapter, folder: Path, base_model: str) -> None:
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
+    config.target_modules = adapter.target_modules  # a set would be written in any order
     config.save_pretrained(str(folder))
     weights = {
         name + end: part for name, pair in adapter.layers.items() for end, part in zip((A, B), pair, strict=True)

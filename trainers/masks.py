@@ -13,8 +13,9 @@ Init = Literal["one", "paper"]
 class Mask(nn.Module):
     """m = ReLU(Σ_l q_l ReLU(w_l · LN(h_l) + b_l)); one LayerNorm shared by all L blocks.
 
-    Init `one`: w = 0, b = 1, q = 1/L in multiples of 2⁻²⁰ that sum to 1, so m is exactly 1 everywhere in
-    any order of summation, and every parameter that shapes it has a gradient. Init `paper`: w, q ~ N(0, 0.02²), b = 0, as the release's missing weights were initialised.
+    Init `one`: w = 0, b = 1, q = 1/L in multiples of 2⁻²⁰ that sum to 1, so m is exactly 1 everywhere, in any order
+    of summation, and every parameter that shapes it has a gradient. Init `paper`: w, q ~ N(0, 0.02²), b = 0, as the
+    release's missing weights were initialised.
     """
 
     def __init__(self, layers: int, width: int, init: Init = "one") -> None:

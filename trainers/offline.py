@@ -17,6 +17,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from typing_extensions import override
 
 from trainers import checkpoints
+from trainers.arguments import parameter_groups
 from trainers.artifacts import Learned
 from trainers.collate import INPUTS, MicroBatches
 from trainers.errors import Diverged
@@ -28,10 +29,6 @@ from trainers.ranks import Ranks
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
 from trainers.stopping import StopSignal
-
-SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-#: DeepSpeed's buffers, in numbers: as large as what is trained, at most its own default
-LARGEST_BUCKET = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -51,38 +48,6 @@ class Run:
     def objective(self) -> Objective:
         """The objective with its hyperparameters."""
         return self.assignment.spec.method.objective
-
-
-def arguments(
-    objective: Objective, schedule: Schedule, *, out: Path, seed: int, trainable: int, gpu: bool
-) -> TrainingArguments:
-    """The Trainer's settings; DeepSpeed's follow from them. `trainable` is the number of trained weights."""
-    bucket = min(max(trainable, 2**16), LARGEST_BUCKET)
-    zero = {"stage": objective.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 100_000}
-    auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    return TrainingArguments(
-        output_dir=str(out),
-        deepspeed={"zero_optimization": zero, "zero_allow_untested_optimizer": True} | dict.fromkeys(auto, "auto"),
-        per_device_train_batch_size=objective.micro_batch_size,
-        gradient_accumulation_steps=schedule.accumulation,
-        num_train_epochs=1,  # the schedule holds all epochs, one after the other
-        learning_rate=objective.resolved_learning_rate(),
-        lr_scheduler_type=SCHEDULERS[objective.lr_scheduler],
-        warmup_steps=round(objective.warmup_ratio * schedule.steps),
-        max_grad_norm=objective.max_grad_norm,
-        logging_steps=objective.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # `_Conduct` says when
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
-        remove_unused_columns=False,
-        log_level="error",
-    )
 
 
 class OfflineTrainer(Trainer):  # type: ignore[misc]
@@ -108,7 +73,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is not None:
             return self.optimizer
         self.optimizer: torch.optim.Optimizer | None = torch.optim.AdamW(
-            _groups(self.model, self.run.objective), lr=self.args.learning_rate
+            parameter_groups(self.model, self.run.objective), lr=self.args.learning_rate
         )
         return self.optimizer
 
@@ -188,21 +153,6 @@ class _Conduct(TrainerCallback):  # type: ignore[misc]
         if stop or state.global_step in self._run.saves:
             control.should_save = control.should_log = True
         control.should_training_stop |= bool(stop)
-
-
-def _groups(learner: nn.Module, objective: Objective) -> list[dict[str, Any]]:
-    policy, weights, rest = [], [], []
-    for name, parameter in learner.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if not name.startswith("objective_modules."):
-            policy.append(parameter)
-        elif name.endswith("bias") or ".norm." in name:
-            rest.append(parameter)
-        else:
-            weights.append(parameter)
-    groups = [(policy, objective.weight_decay), (weights, objective.modules_weight_decay()), (rest, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:

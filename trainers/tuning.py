@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from trainers import artifacts, checkpoints, ranks
+from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data.records import read_pairs
 from trainers.data.tokens import Encoder, TokenPair, TokenPairs, tokenise
@@ -18,7 +19,7 @@ from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
 from trainers.objectives import Objective
-from trainers.offline import OfflineTrainer, Run, arguments
+from trainers.offline import OfflineTrainer, Run
 from trainers.policy import load_policy
 from trainers.ranks import Ranks
 from trainers.schedule import Schedule

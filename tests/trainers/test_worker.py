@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 
 import pytest
@@ -170,6 +171,15 @@ def test_a_job_on_an_earlier_policy_starts_at_log_2_and_publishes_the_sum(dpo, f
         logps = [m(ids).logits[0, len(asked) - 1 : -1].log_softmax(-1) for m in (served, earlier)]
     ratio = (logps[0] - logps[1]).gather(1, torch.tensor(answer)[:, None])[:, 0]
     assert pair["chosen"]["log_ratio"] == pytest.approx(ratio.tolist(), abs=2e-5)
+
+
+def test_an_attempt_that_died_while_publishing_publishes_when_it_is_launched_again(dpo, finish, assign, tmp_path):
+    out = shutil.copytree(dpo.out, tmp_path / "out")
+    (out / "manifest.json").unlink()
+    (out / "adapter" / "adapter_config.json").unlink()
+    again = finish(assign("dpo", n_epochs=3, micro_batch_size=8), out=out)
+    assert again.manifest().metrics == dpo.manifest().metrics
+    assert again.manifest().files == dpo.manifest().files
 
 
 def test_the_same_seed_gives_the_same_losses(dpo, finish, assign):
