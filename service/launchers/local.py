@@ -43,6 +43,7 @@ class LocalLauncher:
         gpus = self._take_gpus(out, slots)
         ranks = len(gpus) or RANKS_PER_CPU_SLOT * slots
         argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s, then it kills
         argv += ["-m", "trainers.worker", str(out / "spec.json"), str(out)]
         processes.start(out, argv, self._environment(gpus, token))
 
