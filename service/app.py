@@ -6,9 +6,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -21,7 +22,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ROUTERS = (health, files, fine_tuning, models, inference, rewards, internal)
+#: says in the OpenAPI document that a key is needed; `Authentication` is what asks for it
+KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key."))]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -29,8 +31,9 @@ def create_app(settings: Settings) -> FastAPI:
     parts = Parts.of(settings)
     app = FastAPI(title="prefserve", summary="Preference tuning and density-ratio rewards.", lifespan=_lifespan)
     app.state.parts = parts
-    for module in ROUTERS:
-        app.include_router(module.router)
+    app.include_router(health.router)
+    for module in (files, fine_tuning, models, inference, rewards, internal):
+        app.include_router(module.router, dependencies=KEYED)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unrouted)

@@ -19,7 +19,7 @@ Progress = Callable[[int, int, float], None]
 class Recipe:
     """How long and how fast; AdamW with warm-up and a cosine to zero."""
 
-    steps: int = 260
+    steps: int = 340
     rows: int = 64  #: documents per step
     learning_rate: float = 4e-3
     warmup: int = 20  #: steps

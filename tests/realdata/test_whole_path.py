@@ -31,12 +31,12 @@ def afinn(realdata):
     return lambda text: sum(worth.get(word, 0) for word in re.findall(r"[a-z'-]+", text.lower()))
 
 
-def sample(service, model: str, count: int, seed: int, prompt: list[int] | None = None) -> list[Any]:
-    """Fresh samples at temperature 1, with their token ids."""
+def sample(service, model: str, count: int, seed: int, prompts: list[list[int]] | None = None) -> list[Any]:
+    """Fresh samples at temperature 1 with their token ids: so many from the story's beginning, or one per prompt."""
     answer = service.client.completions.create(
         model=model,
-        prompt=prompt or [1],
-        n=count,
+        prompt=prompts or [1],
+        n=1 if prompts else count,
         seed=1000 * seed,  # sample i of n is drawn with seed + i
         temperature=1,
         max_tokens=TOKENS,
@@ -106,6 +106,13 @@ def test_the_models_greedy_text_is_the_published_one(service, realdata):
     )
     assert answer.choices[0].text.strip() == published["text"].strip()
     assert answer.model == "stories"
+    stream = service.client.completions.create(
+        model="stories", prompt=[1], max_tokens=published["steps"], temperature=0, stream=True
+    )
+    chunks = list(stream)
+    assert len(chunks) > 100
+    assert {chunk.model for chunk in chunks} == {"stories"}
+    assert "".join(chunk.choices[0].text for chunk in chunks).strip() == published["text"].strip()
 
 
 def test_dpo_makes_the_served_samples_happier(service, dpo, afinn):
@@ -118,16 +125,43 @@ def test_dpo_makes_the_served_samples_happier(service, dpo, afinn):
     assert losses(service, dpo.id)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
+def test_a_training_job_is_cancelled_after_a_checkpoint_while_another_waits(service, file):
+    jobs = service.client.fine_tuning.jobs
+    asked = {
+        "model": "stories",
+        "training_file": file,
+        "method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 50}}},
+    }
+    training, waiting = jobs.create(**asked), jobs.create(**asked)
+    deadline = time.monotonic() + 120
+    while not any(event.type == "metrics" for event in jobs.list_events(training.id).data):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert f"held by {training.id}" in jobs.retrieve(waiting.id).status_reason
+    assert jobs.cancel(waiting.id).status == "cancelled"
+    jobs.cancel(training.id)
+    while jobs.retrieve(training.id).status == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert jobs.retrieve(training.id).status == "cancelled"
+    [checkpoint] = jobs.checkpoints.list(training.id).data
+    last = next(event for event in jobs.list_events(training.id).data if event.type == "metrics")
+    assert checkpoint.step_number == last.data["step"]
+
+
 def test_the_density_ratio_tells_real_from_weak_continuations(service):
-    right = 0
-    for seed in range(50):
-        [opening] = sample(service, "stories", 1, 1000 + seed)
-        prompt = [1, *opening.token_ids[:20]]
-        [real] = sample(service, "stories", 1, 2000 + seed, prompt)
-        [weak] = sample(service, "weak", 1, 2000 + seed, prompt)
-        inputs = [{"prompt": prompt, "response": answer.token_ids} for answer in (real, weak)]
-        better, worse = reward(service, "stories", "weak", inputs, aggregation="mean")
-        right += better["score"] > worse["score"]
+    openings = [[1, *choice.token_ids[:20]] for choice in sample(service, "stories", 50, 1000)]
+    real, weak = (sample(service, model, 1, 2000, openings) for model in ("stories", "weak"))
+    scores = [
+        reward(
+            service,
+            "stories",
+            "weak",
+            [{"prompt": prompt, "response": choice.token_ids} for prompt, choice in zip(openings, side, strict=True)],
+        )
+        for side in (real, weak)
+    ]
+    right = sum(better["score"] > worse["score"] for better, worse in zip(*scores, strict=True))
     print(f"the density ratio ranked {right} of 50 right")
     assert right >= 48
 

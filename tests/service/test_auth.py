@@ -43,6 +43,11 @@ def test_the_two_open_paths_answer_without_a_key(api):
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
+def test_the_api_document_says_which_paths_need_a_key(api):
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        assert all(("security" in method) == (path not in OPEN) for method in methods.values()), path
+
+
 def test_a_revoked_key_is_refused(api, parts):
     with parts.database.transaction() as db:
         keys.revoke(db, keys.everything(db)[0].id)
