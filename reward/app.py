@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from reward.errors import Invalid, Refusal, Unauthenticated
-from reward.models.density_ratio import density_ratio
+from reward.models import SCORERS
 from reward.spec import ScoreList, ScoreOrder
 
 TOKEN = "PREFSERVE_REWARD_TOKEN"  # noqa: S105 - the variable's name
@@ -50,7 +50,7 @@ def _livez() -> dict[str, str]:
 
 
 async def _score(order: ScoreOrder, request: Request) -> ScoreList:
-    return await density_ratio(order, request.app.state.client)
+    return await SCORERS[order.request.model.type](order, request.app.state.client)
 
 
 def _refused(_: Request, refusal: Exception) -> JSONResponse:

@@ -63,7 +63,11 @@ class Engine:
 
     async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = await self.client.post(f"{self.endpoint.url}{route}", json=body | {"model": self.endpoint.name})
+            answer = await self.client.post(
+                f"{self.endpoint.url}{route}",
+                json=body | {"model": self.endpoint.name},
+                headers=self.endpoint.headers(),
+            )
         except httpx.TransportError as error:
             raise Unavailable(f"the engine of the {self.role} does not answer") from error
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or answer.status_code == httpx.codes.NOT_FOUND:

@@ -20,6 +20,10 @@ class DensityRatio(Frozen):
     strong: str = Field(min_length=1, max_length=256, description="Model id.")
     weak: str = Field(min_length=1, max_length=256, description="Model id.")
 
+    def models(self) -> dict[str, str]:
+        """The model ids that must be answered for, by the field of the request that names each."""
+        return {"model.strong": self.strong, "model.weak": self.weak}
+
 
 #: The union is the registry: a reward is added by one class with its `type`, and its file in `reward/models/`.
 AnyReward = DensityRatio
@@ -94,6 +98,11 @@ class Endpoint(Frozen):
 
     url: str
     name: str
+    key: str = Field("", repr=False, description="What the engine asks its callers for; empty if nothing.")
+
+    def headers(self) -> dict[str, str]:
+        """What to send with every request to it."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 class ScoreOrder(Frozen):

@@ -1,26 +1,32 @@
-"""What must be true of a job before it is queued; whatever is not is named here, not by a worker an hour later."""
+"""What must be true of a job before it is queued: a model that can be served, files that can be read, an adapter
+that engines take."""
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
+from pathlib import Path
 
 from service import files, registry
+from service.db import Database
 from service.db.tables import Policy
 from service.errors import Invalid
-from service.serving.limits import check_lora
+from service.serving.limits import check_base, check_lora
 from service.settings import Settings
 from trainers.spec import JobSpec
 
 
-def check(db: Session, spec: JobSpec, *, tenant: str, settings: Settings) -> None:
+def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings) -> None:
     """Raises Invalid or NotFound with the field that is wrong: model, files, adapter."""
-    model = registry.find(db, spec.model, tenant=tenant)
+    if spec.validation_file is not None:
+        raise Invalid("validation_file is not evaluated yet; leave it out", param="validation_file")
+    with database.snapshot() as db:
+        model = registry.find(db, spec.model, tenant=tenant)
+        base = registry.base_of(db, model)
+        training = files.get(db, spec.training_file, tenant=tenant, param="training_file")
+    check_base(registry.read_config(Path(base.path)), gpu=bool(settings.gpus))
     check_lora(spec.peft.r, spec.peft.target_modules, settings.engine)
     if isinstance(model, Policy):
         _check_sum_of_ranks(model, spec, settings)
-    for param, file_id in (("training_file", spec.training_file), ("validation_file", spec.validation_file)):
-        if file_id is not None:
-            files.check(files.get(db, file_id, tenant=tenant, param=param), settings.files, param=param)
+    files.check(training, settings.files, param="training_file")
 
 
 def _check_sum_of_ranks(model: Policy, spec: JobSpec, settings: Settings) -> None:

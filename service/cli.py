@@ -57,9 +57,13 @@ def up(
         except OSError as error:
             raise Refusal(f"cannot listen on {host}:{port}: {error.strerror}") from error
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"  # noqa: S104
-        application = create_app(settings.model_copy(update={"public_url": url}))
+        application = create_app(settings.model_copy(update={"public_url": settings.public_url or url}))
         _first_key(settings)
-        _Server(uvicorn.Config(application, log_level="warning"), url, settings).run(sockets=[listening])
+        config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=20)
+        try:
+            _Server(config, url, settings).run(sockets=[listening])
+        finally:
+            application.state.parts.close()  # a second Ctrl-C leaves out the application's own shutdown
 
 
 class _Server(uvicorn.Server):
@@ -72,7 +76,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        kind = f"{self.settings.gpus} GPU" if self.settings.gpus else "CPU"
+        kind = f"{len(self.settings.gpus)} GPU" if self.settings.gpus else "CPU"
         console.print(f"prefserve is ready at {self.url}/v1 ({kind}, {self.settings.slots} slots)")
         console.print(f"state lies in {self.settings.home}; Ctrl-C stops the service")
 
@@ -110,7 +114,7 @@ def add_model(
     settings: Settings = context.obj
     folder = _downloaded(source, settings)
     config = registry.read_config(folder)
-    check_base(config, gpu=settings.gpus > 0)
+    check_base(config, gpu=bool(settings.gpus))
     with _database(settings).transaction() as db:
         row = registry.add_base(db, name, folder, source=source)
     template = "" if registry.has_template(folder) else "; it has no chat template: prompts are plain text"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service import pages
 from service.db.tables import Event, Job
 from service.errors import Invalid
+from service.sentences import without_paths
 
 PREFIX = "ftevent-"
 
@@ -25,7 +26,7 @@ class Progress(BaseModel):
     created_at: int
     level: Literal["info", "warn", "error"]
     type: Literal["message", "metrics"]
-    message: str = Field(max_length=8192)
+    message: str
     data: dict[str, Any] = {}
 
     @property
@@ -87,6 +88,6 @@ def _row(job: str, attempt: int, progress: Progress) -> Event:
         created_at=progress.created_at,
         level=progress.level,
         kind=progress.kind,
-        message=progress.message,
+        message=without_paths(progress.message),
         data=progress.data,
     )

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from service import events, ids, pages
 from service.db.tables import Job, now
 from service.errors import Invalid, NotFound, Stale
-from service.states import ENDED, Status
+from service.sentences import without_paths
+from service.states import Status
 from trainers.spec import JobSpec
 
 
@@ -74,6 +75,14 @@ def claim(db: Session, job: Job) -> bool:
     return claimed
 
 
+def refuse(db: Session, job: Job, capacity: int) -> None:
+    """Fail a queued job that no longer fits at all: the service was started again with fewer slots."""
+    sentence = f"the job wants {job.slots} slots, this service now has {capacity}"
+    error = {"message": sentence, "code": "too_few_slots", "param": "resources.slots"}
+    if _move(db, job, Status.QUEUED, status=Status.FAILED, finished_at=now(), reason=None, error=error):
+        events.say(db, job.id, f"The job has failed: {sentence}", level="error")
+
+
 def explain(db: Session, job: Job, reason: str) -> None:
     """Say why a queued job is not running."""
     if job.reason == reason or not _move(db, job, Status.QUEUED, reason=reason):
@@ -90,8 +99,9 @@ def finish(db: Session, job: Job, *, model: str, trained_tokens: int) -> None:
 
 def fail(db: Session, job: Job, error: dict[str, Any]) -> None:
     """The attempt has failed; Stale if it is no longer the job's."""
-    _end(db, job, Status.FAILED, error=error)
-    events.say(db, job.id, f"The job has failed: {error['message']}", level="error")
+    told = error | {"message": without_paths(error["message"])}
+    _end(db, job, Status.FAILED, error=told)
+    events.say(db, job.id, f"The job has failed: {told['message']}", level="error")
 
 
 def stopped(db: Session, job: Job) -> None:
@@ -110,11 +120,6 @@ def check_current(db: Session, job_id: str, attempt: int) -> None:
 def spec_of(job: Job) -> JobSpec:
     """The frozen spec of a row."""
     return JobSpec.model_validate(job.spec)
-
-
-def has_ended(job: Job) -> bool:
-    """Whether nothing more will happen to it."""
-    return job.status in ENDED
 
 
 def _end(db: Session, job: Job, status: Status, **values: Any) -> None:

@@ -7,12 +7,22 @@ import shutil
 import subprocess
 
 
-def gpu_count() -> int:
-    """NVIDIA GPUs that a process started now would see: `nvidia-smi`'s list, cut by CUDA_VISIBLE_DEVICES."""
+def visible_gpus() -> tuple[str, ...]:
+    """The NVIDIA GPUs that a process started now would see, as CUDA_VISIBLE_DEVICES names them."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        return 0
+        return ()
     listing = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=30, check=False)
-    found = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([v for v in visible.split(",") if v.strip()]))
+    found = [str(place) for place, line in enumerate(listing.stdout.splitlines()) if line.startswith("GPU ")]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(found) if chosen is None else _until_the_first_that_is_none(chosen, found)
+
+
+def _until_the_first_that_is_none(chosen: str, found: list[str]) -> tuple[str, ...]:
+    """CUDA's own rule: an index that does not exist (-1, say) hides all that come after it."""
+    names = []
+    for name in (word.strip() for word in chosen.split(",")):
+        if not name or (name.lstrip("-").isdecimal() and name not in found):
+            break
+        names.append(name)
+    return tuple(names)

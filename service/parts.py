@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Self
 
+import anyio
 import httpx
 
 from service import registry
@@ -15,7 +16,7 @@ from service.errors import Refusal
 from service.launchers.base import Launcher
 from service.launchers.local import LocalLauncher
 from service.scheduler import Scheduler
-from service.serving.engines import Engines
+from service.serving.engines import Engines, Servable
 from service.serving.scoring import Scoring
 from service.settings import Settings
 
@@ -38,6 +39,8 @@ class Parts:
     scoring: Scoring
     stop: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
+    #: threads that wait for engines, apart from those that answer everything else
+    waiting: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(256))
     client: httpx.AsyncClient = field(default_factory=_loopback)
 
     @classmethod
@@ -74,6 +77,16 @@ class Parts:
     def load(self, model: str, tenant: str) -> None:
         """Have an engine take a policy in the background, so that the first request finds it there."""
         threading.Thread(target=self._load, args=(model, tenant), name=f"load {model}", daemon=True).start()
+
+    def unload(self, servable: Servable) -> None:
+        """Have the engine drop a policy in the background; until then nobody can name it any more."""
+        threading.Thread(target=self._unload, args=(servable,), name=f"unload {servable.id}", daemon=True).start()
+
+    def _unload(self, servable: Servable) -> None:
+        try:
+            self.engines.unload(servable)
+        except Refusal as refusal:
+            log.warning("%s is still in its engine: %s", servable.id, refusal)
 
     def _load(self, model: str, tenant: str) -> None:
         try:

@@ -13,6 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RECORD, LOG = "process.json", "log.txt"
+INHERITED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE"),
+        *("LD_LIBRARY_PATH", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+        "PYTHONDONTWRITEBYTECODE",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,12 @@ class Process:
             return
 
     def stop(self, grace: float) -> None:
-        """SIGTERM to the group, then SIGKILL to what is left of it after `grace` seconds."""
+        """SIGTERM to the group, then SIGKILL to what is left of it after `grace` seconds.
+
+        A leader that has died may have left its group behind; a number that now is another process's is left alone.
+        """
+        if not self.alive and Path(f"/proc/{self.pid}").exists():
+            return
         self.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + grace
         while self.alive and time.monotonic() < deadline:
@@ -66,6 +78,29 @@ def find(folder: Path) -> Process | None:
         return Process(**json.loads((folder / RECORD).read_text()))
     except FileNotFoundError:
         return None
+
+
+def running_with(argument: str) -> list[Process]:
+    """Every process that has this word on its command line, whatever session it is in."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        started = _started(int(folder.name)) if argument.encode() in words else None
+        if started is not None:
+            found.append(Process(int(folder.name), started))
+    return found
+
+
+def environment(python: Path, *also: str) -> dict[str, str]:
+    """What a child may know of this process's environment, with its interpreter's own programs first on the path.
+
+    No secrets and no settings of ours: the names in INHERITED and those that begin with one of `also`.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in INHERITED or (also and name.startswith(also))}
+    return kept | {"PATH": f"{python.parent}{os.pathsep}{kept.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
 
 
 def log_tail(folder: Path, lines: int = 20) -> str:

@@ -37,8 +37,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     unsafe = [name for name in names if Path(name).suffix in UNSAFE]
     if unsafe:
         raise Invalid(f"{folder} holds files that can carry code: {', '.join(unsafe)}; only safetensors are taken")
-    if "auto_map" in config:
-        raise Invalid(f"{folder}/config.json has an auto_map: models that bring their own code are not taken")
+    for name in ("config.json", "tokenizer_config.json"):
+        if name in names and "auto_map" in json.loads((folder / name).read_text()):
+            raise Invalid(f"{folder}/{name} has an auto_map: models that bring their own code are not taken")
     if not any(name.endswith(WEIGHTS) for name in names):
         raise Invalid(f"{folder} holds no {WEIGHTS} file")
     if "tokenizer.json" not in names:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service import events, jobs, keys, registry
@@ -18,6 +20,7 @@ from service.errors import Refusal, Stale
 from service.launchers.base import Launcher, Outcome, Phase, attempt_name
 from service.settings import Settings
 from service.states import Status
+from trainers.manifest import NAME as MANIFEST
 from trainers.manifest import Manifest
 from trainers.spec import Assignment
 
@@ -40,8 +43,9 @@ class Scheduler:
             unfinished = jobs.unfinished(db)
         for job in unfinished:
             if job.status is Status.RUNNING:
-                self._follow(job)
-        self._start_what_fits()
+                self._apart(self._follow, job)
+        for job in self._claimed():
+            self._apart(self._launch, job)
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop; an error is logged and the next tick tries again."""
@@ -51,14 +55,24 @@ class Scheduler:
             except Exception:
                 log.exception("a scheduler tick failed; the next one tries again")
 
+    def _apart(self, step: Callable[[Job], None], job: Job) -> None:
+        """One job's trouble is not the others': it is logged, and that job is looked at again at the next tick."""
+        try:
+            step(job)
+        except Exception:
+            log.exception("the scheduler could not deal with %s; it tries again", job.id)
+
     def _follow(self, job: Job) -> None:
         name = attempt_name(job.id, job.attempt)
         outcome = self.launcher.poll(name)
-        if outcome.phase is Phase.ABSENT and not job.cancel_requested:
-            self._launch(job)
-        elif outcome.phase is Phase.RUNNING:
+        if outcome.phase is Phase.RUNNING:
             if job.cancel_requested:
                 self.launcher.stop(name)
+        elif outcome.phase is Phase.ABSENT and not job.cancel_requested:
+            self._launch(job)
+        elif outcome.phase is Phase.STOPPED and not job.cancel_requested:
+            self.launcher.forget(name)  # stopped from outside, at a reboot say: it goes on from its checkpoint
+            self._launch(job)
         else:
             self._end(job, outcome, self.launcher.folder(name))
 
@@ -67,32 +81,41 @@ class Scheduler:
         try:
             with self.database.transaction() as db:
                 events.ingest(db, job.id, job.attempt, _left_behind(folder))
-                if outcome.phase is Phase.SUCCEEDED:
-                    policy = self._finish(db, job, folder)
-                elif outcome.phase is Phase.FAILED:
-                    jobs.fail(db, job, outcome.error or {"message": "the attempt failed", "code": None, "param": None})
-                else:
-                    jobs.stopped(db, job)
+                policy = self._move(db, job, outcome, folder)
         except Stale as stale:
             log.warning("a stale write was refused: %s", stale)
             return
-        if outcome.phase is Phase.SUCCEEDED:
+        if policy is not None:
             self.on_success(policy, job.tenant)
 
-    def _finish(self, db: Session, job: Job, folder: Path) -> str:
-        manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    def _move(self, db: Session, job: Job, outcome: Outcome, folder: Path) -> str | None:
+        """The job's last step; the policy's id if there is one."""
+        if outcome.phase is Phase.SUCCEEDED:
+            try:
+                return self._finish(db, job, Manifest.model_validate_json((folder / MANIFEST).read_text()), folder)
+            except ValidationError as error:
+                jobs.fail(db, job, _error(f"the attempt's manifest cannot be read: {error}", "bad_manifest"))
+        elif job.cancel_requested:
+            jobs.stopped(db, job)
+        else:
+            jobs.fail(db, job, outcome.error or _error("the attempt failed", "worker_error"))
+        return None
+
+    def _finish(self, db: Session, job: Job, manifest: Manifest, folder: Path) -> str:
         policy = registry.policy_id(job, jobs.spec_of(job), manifest.base_model, self.settings.organization)
         jobs.finish(db, job, model=policy, trained_tokens=manifest.trained_tokens)
         registry.register(db, job, manifest, folder, policy)
         return policy
 
-    def _start_what_fits(self) -> None:
+    def _claimed(self) -> list[Job]:
         """Claim queued jobs, oldest first, while the slots last; say to the others what they wait for."""
+        claimed = []
         with self.database.transaction() as db:
             unfinished = jobs.unfinished(db)
             holding = [job for job in unfinished if job.status is Status.RUNNING]
             waiting = [job for job in unfinished if job.status is Status.QUEUED]
-            claimed = []
+            if waiting and waiting[0].slots > self.settings.slots:
+                jobs.refuse(db, waiting.pop(0), self.settings.slots)
             while waiting and self._fits(waiting[0], holding):
                 job = waiting.pop(0)
                 if jobs.claim(db, job):
@@ -100,14 +123,14 @@ class Scheduler:
                     claimed.append(job)
             for place, job in enumerate(waiting):
                 jobs.explain(db, job, self._why(job, holding, place))
-        for job in claimed:
-            self._launch(job)
+        return claimed
 
     def _fits(self, job: Job, holding: list[Job]) -> bool:
         return job.slots + sum(other.slots for other in holding) <= self.settings.slots
 
     def _why(self, job: Job, holding: list[Job], place: int) -> str:
-        holders = ", ".join(other.id for other in holding)
+        own = [other.id for other in holding if other.tenant == job.tenant]
+        holders = ", ".join(own + ["other tenants"] * (len(own) < len(holding)))
         ahead = f"; {place} older jobs wait before it" if place else ""
         return f"needs {job.slots} of {self.settings.slots} slots, held by {holders}{ahead}"
 
@@ -118,9 +141,9 @@ class Scheduler:
             token = keys.attempt_token(self.settings.secret, job.id, job.attempt)
             self.launcher.launch(assignment, slots=job.slots, token=token)
         except (Refusal, OSError) as error:
-            sentence = f"the attempt could not be started: {error}"
+            why = error.strerror if isinstance(error, OSError) else error
             with self.database.transaction() as db:
-                jobs.fail(db, job, {"message": sentence, "code": "launch_failed", "param": None})
+                jobs.fail(db, job, _error(f"the attempt could not be started: {why}", "launch_failed"))
 
     def _assignment(self, db: Session, job: Job) -> Assignment:
         spec = jobs.spec_of(job)
@@ -145,10 +168,18 @@ class Scheduler:
         return self.settings.files / file.id
 
 
+def _error(message: str, code: str) -> dict[str, Any]:
+    return {"message": message, "code": code, "param": None}
+
+
 def _left_behind(folder: Path) -> list[events.Progress]:
-    """The events an attempt wrote down; a last line cut short by its death is left out."""
+    """The events an attempt wrote down; a line that is none, cut short by its death say, is left out."""
     try:
-        lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+        lines = (folder / "events.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [events.Progress.model_validate(json.loads(line)) for line in lines if line.endswith("\n")]
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            found.append(events.Progress.model_validate_json(line))
+    return found

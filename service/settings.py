@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from functools import cached_property
@@ -10,7 +11,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.machine import gpu_count
+from service.errors import Refusal
+from service.machine import visible_gpus
 from service.serving.engine import EngineSettings
 
 
@@ -21,7 +23,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("~/.prefserve"), description="Database, files, artifacts and logs.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the home folder if absent.")
-    public_url: str = Field("http://127.0.0.1:8000", description="Where workers reach this service.")
+    public_url: str | None = Field(None, description="Where workers reach this service; its own address if absent.")
     organization: str = Field("local", pattern=r"^[a-z0-9-]+$", description="The middle of `ft:` model ids.")
     cpu_slots: int = Field(1, ge=1, description="Jobs at once without a GPU; a slot is two processes there.")
     tick_seconds: float = Field(0.5, gt=0, description="Pause between two looks of the scheduler.")
@@ -35,7 +37,9 @@ class Settings(BaseSettings):
     extensions_dir: Path = Field(
         Path(sys.prefix) / "torch_extensions", description="Where DeepSpeed's compiled parts are kept."
     )
-    max_engines: int = Field(2, ge=1, description="vLLM engines at once; the least recently used one stops.")
+    max_engines: int | None = Field(
+        None, ge=1, description="vLLM engines at once, the least recently used stops; 1 beside a GPU, else 2."
+    )
     max_lora_rank: int = Field(64, description="Largest adapter that engines take.")
     max_model_len: int | None = Field(None, ge=16, description="Context of engines; the model's own if absent.")
     engine_dtype: str = Field("auto", description="`auto` is float32 on CPU and the model's own on a GPU.")
@@ -63,14 +67,14 @@ class Settings(BaseSettings):
         return self.home / "artifacts"
 
     @cached_property
-    def gpus(self) -> int:
-        """NVIDIA GPUs of this machine."""
-        return gpu_count()
+    def gpus(self) -> tuple[str, ...]:
+        """The NVIDIA GPUs that this process may use."""
+        return visible_gpus()
 
     @property
     def slots(self) -> int:
         """What jobs can occupy at once: GPUs, or `cpu_slots` without one."""
-        return self.gpus or self.cpu_slots
+        return len(self.gpus) or self.cpu_slots
 
     @property
     def engine(self) -> EngineSettings:
@@ -78,25 +82,31 @@ class Settings(BaseSettings):
         return EngineSettings(
             python=self.serving_python,
             home=self.home,
-            gpu=self.gpus > 0,
+            gpu=bool(self.gpus),
             dtype=self.engine_dtype,
             max_model_len=self.max_model_len,
             max_lora_rank=self.max_lora_rank,
             gpu_memory_share=self.engine_gpu_memory,
             start_timeout_s=self.engine_start_seconds,
-            max_engines=self.max_engines,
+            max_engines=self.max_engines or (1 if self.gpus else 2),
         )
 
     def prepare(self) -> None:
         """Make the home folder, readable by its owner alone."""
         for folder in (self.home, self.files, self.artifacts):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
 
     @cached_property
     def secret(self) -> bytes:
         """Signs the tokens of attempts; made at the first start, kept in the home folder."""
         path = self.home / "secret"
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_bytes(secrets.token_bytes(32))
-        return path.read_bytes()
+            fresh = path.with_name(f"secret.{os.getpid()}")
+            fresh.touch(mode=0o600)
+            fresh.write_bytes(secrets.token_bytes(32))
+            fresh.replace(path)
+        secret = path.read_bytes()
+        if len(secret) != 32:
+            raise Refusal(f"{path} is damaged; remove it while no job runs, and another is made")
+        return secret

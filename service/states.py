@@ -13,6 +13,3 @@ class Status(StrEnum):
     SUCCEEDED = "succeeded"  #: the manifest was there; the policy is registered
     FAILED = "failed"  #: `error` holds a sentence for the owner
     CANCELLED = "cancelled"  #: as its owner wished; no worker of it runs
-
-
-ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})

@@ -41,10 +41,11 @@ class _Head(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._output = [model.get_output_embeddings()]  # in a list: the layer stays the model's own
+        self._scaling = getattr(model.config.get_text_config(), "logits_scaling", 1.0)  # Granite's
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._output[0](states)
+        logits: torch.Tensor = self._output[0](states) / self._scaling
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from trainers.objectives import AnyObjective, Objective
 from trainers.objectives.base import Frozen
@@ -13,13 +13,22 @@ from trainers.objectives.base import Frozen
 AnObjective = TypeVar("AnObjective", bound=Objective)
 
 
-class Block(Frozen, Generic[AnObjective]):
+class Asked(Frozen):
+    """Something a client sends: null means the same as leaving it out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Block(Asked, Generic[AnObjective]):
     """The OpenAI dialect's wrapper around a method's hyperparameters."""
 
     hyperparameters: AnObjective
 
 
-class Method(Frozen):
+class Method(Asked):
     """`{"type": T, T: {"hyperparameters": {...}}}`: the shape on the wire, in the database and in the spec."""
 
     type: str
@@ -32,10 +41,12 @@ class Method(Frozen):
 
 
 def _method(objective: type[Objective]) -> type[Method]:
-    block = Block[objective]  # type: ignore[valid-type]
+    wrapper = Block[objective]  # type: ignore[valid-type]
+    settings = (objective, Field(default_factory=objective))
+    block = create_model(f"{objective.__name__}Block", __base__=wrapper, __module__=__name__, hyperparameters=settings)
     fields: dict[str, Any] = {
         "type": (Literal[objective.type], objective.type),
-        objective.type: (block, Field(default_factory=lambda: block(hyperparameters=objective()))),
+        objective.type: (block, Field(default_factory=block)),
     }
     name = f"{objective.__name__}Method"
     return create_model(name, __base__=Method, __module__=__name__, __doc__=objective.__doc__, **fields)
@@ -70,7 +81,7 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 
-class JobSpec(Frozen):
+class JobSpec(Asked):
     """A training job as its owner asked for it: public ids only, never a path."""
 
     model: str = Field(min_length=1, max_length=256, description="A base model or a finished policy.")
@@ -82,6 +93,7 @@ class JobSpec(Frozen):
     metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
     peft: Lora = Lora()
     resources: Resources = Resources()
+    integrations: list[str] = Field([], max_length=0, description="None is offered yet.")
 
 
 class Assignment(Frozen):

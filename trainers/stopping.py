@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from types import FrameType
 
+PR_SET_PDEATHSIG = 1
 #: exit status of a process that SIGTERM ended in good order
 STOPPED = 128 + signal.SIGTERM
+
+
+def end_with_launcher() -> None:
+    """Have the system send this process SIGTERM when torchrun, its parent, has gone without it (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StopSignal:

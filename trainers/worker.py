@@ -21,7 +21,7 @@ from trainers.data.records import BadLine
 from trainers.errors import Unusable
 from trainers.events import Events, Progress, Silence
 from trainers.spec import Assignment
-from trainers.stopping import STOPPED, StopSignal
+from trainers.stopping import STOPPED, StopSignal, end_with_launcher
 
 OUTCOME = "outcome.json"
 TOKEN = "PREFSERVE_ATTEMPT_TOKEN"  # noqa: S105 - the variable's name
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     speaks = os.environ.get("RANK", "0") == "0"
     stop = StopSignal()
+    end_with_launcher()
     if speaks:
         (args.out / OUTCOME).unlink(missing_ok=True)  # of a launch that this one continues
     assignment = Assignment.model_validate_json(args.spec.read_text())

@@ -17,10 +17,13 @@ TOGETHER = 8
 def sample(
     client: OpenAI, model: str, pairs: Sequence[Pair], *, each: int, seed: int = 0, max_tokens: int = 96
 ) -> list[list[str]]:
-    """`each` answers at temperature 1 to every pair's prompt; the same seed asks for the same draws."""
+    """`each` answers at temperature 1 to every pair's prompt; the same seed asks for the same draws.
+
+    The engine draws the i-th answer of a request from its seed + i: requests `each` apart share none.
+    """
 
     def ask(place: int) -> list[str]:
-        wanted = {"model": model, "n": each, "seed": seed + place, "temperature": 1.0, "max_tokens": max_tokens}
+        wanted = {"model": model, "n": each, "seed": seed + each * place, "temperature": 1.0, "max_tokens": max_tokens}
         return _answers(client, pairs[place].prompt, wanted)
 
     with ThreadPoolExecutor(TOGETHER) as pool:

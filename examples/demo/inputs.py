@@ -60,7 +60,7 @@ COMMON: dict[str, Any] = {
 #: the price on the mask is what makes it let go of words that carry no preference
 SETTINGS: dict[str, dict[str, Any]] = {
     "dpo": COMMON,
-    "sparsepo": COMMON | {"l1_reward": 0.004, "l1_kl": 0.004},
+    "sparsepo": COMMON | {"l1_reward": 0.006, "l1_kl": 0.006},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,23 +13,30 @@ from rich.text import Text
 from examples.demo.figures import Figures
 from reward.spec import Score
 
-SHOWN = 3  #: prompts in the comparison
+SHOWN = 3  #: answers in the comparison
 
 
 def side_by_side(prompts: Sequence[str], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]) -> Table:
-    """The first answer of each model to the first prompts: same prompt, seed and temperature."""
-    table = Table(title="Same prompt, same seed, temperature 1", title_justify="left", show_lines=True, expand=True)
+    """The first answers that tuning has changed: same prompt, same seed, temperature 1."""
+    drawn = [
+        (p, *pair) for p, old, new in zip(prompts, before, after, strict=True) for pair in zip(old, new, strict=True)
+    ]
+    changed = [(prompt, old, new) for prompt, old, new in drawn if old != new]
+    title = f"Same prompt, seed and temperature: {len(changed)} of {len(drawn)} answers changed; the first of them"
+    table = Table(title=title, title_justify="left", show_lines=True, expand=True, box=box.SIMPLE)
     table.add_column("before (base)", ratio=1)
     table.add_column("after (tuned policy)", ratio=1)
-    for prompt, old, new in list(zip(prompts, before, after, strict=True))[:SHOWN]:
+    for prompt, old, new in changed[:SHOWN]:
         head = Text(prompt, style="dim", overflow="fold")
-        table.add_row(Text.assemble(head, "\n", old[0].strip()), Text.assemble(head, "\n", new[0].strip()))
+        table.add_row(Text.assemble(head, "\n", old.strip()), Text.assemble(head, "\n", new.strip()))
     return table
 
 
 def scored(scores: tuple[Score, Score]) -> RenderableType:
     """A held-out pair's answers, each token coloured by what it adds to or takes from the reward."""
-    table = Table(title="POST /v1/rewards: log pi_tuned - log pi_base", title_justify="left", expand=True)
+    table = Table(
+        title="POST /v1/rewards: log pi_tuned - log pi_base", title_justify="left", expand=True, box=box.SIMPLE
+    )
     for name, width in (("answer", 10), ("nats", 7)):
         table.add_column(name, width=width)
     table.add_column("token by token ([green]for[/], [red]against[/])", ratio=1)
@@ -40,7 +48,7 @@ def scored(scores: tuple[Score, Score]) -> RenderableType:
 
 def table(figures: Figures) -> Table:
     """The figures that matter, each with what it means; a line is left out where nothing can be said."""
-    shown = Table(show_header=False, expand=True, title="The run in numbers", title_justify="left")
+    shown = Table(show_header=False, expand=True, title="The run in numbers", title_justify="left", box=box.SIMPLE)
     shown.add_column(ratio=1)
     shown.add_column(ratio=1)
     for name, value in rows(figures):
@@ -51,8 +59,9 @@ def table(figures: Figures) -> Table:
 def rows(figures: Figures) -> list[tuple[str, str]]:
     """(name, value) lines of the table."""
     f = figures
+    priced = "" if f.mask_mean is None else " with the mask's price"
     known: list[tuple[str, str | None]] = [
-        (f"loss, first -> last of {f.steps} steps", _pair(f.loss_first, f.loss_last, ".3f", "", " -> ")),
+        (f"loss{priced}, first -> last of {f.steps} steps", _pair(f.loss_first, f.loss_last, ".3f", "", " -> ")),
         ("reward margin (last tenth of the steps)", f"{f.margin_last:.2f}"),
         ("pairs told apart (last tenth)", f"{f.accuracy_last:.0%}"),
         ("KL from the reference, chosen / rejected", _pair(f.kl_chosen_last, f.kl_rejected_last, ".2f", " nats")),

@@ -51,3 +51,7 @@ class Launcher(Protocol):
     def stop(self, name: str) -> None:
         """Ask the attempt to stop; past the grace period, end it. Returns at once."""
         ...
+
+    def forget(self, name: str) -> None:
+        """Make an attempt that has stopped launchable again; its checkpoints stay."""
+        ...

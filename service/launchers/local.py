@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import processes
+from service.errors import Refusal
 from service.launchers.base import Outcome, Phase, attempt_name
+from service.processes import Process
+from trainers.manifest import NAME as MANIFEST
 from trainers.spec import Assignment
 
-MANIFEST, OUTCOME, STOP, GPUS = "manifest.json", "outcome.json", "stop-requested", "gpus.json"
+SPEC, OUTCOME, STOP, GPUS = "spec.json", "outcome.json", "stop-requested", "gpus.json"
 #: on CPU a slot is this many processes of one thread each
 RANKS_PER_CPU_SLOT = 2
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class LocalLauncher:
     root: Path
     python: Path
     extensions_dir: Path
-    gpus: int
+    gpus: tuple[str, ...]
     grace_seconds: float
 
     def folder(self, name: str) -> Path:
@@ -34,76 +36,88 @@ class LocalLauncher:
         return self.root / name
 
     def launch(self, assignment: Assignment, *, slots: int, token: str) -> None:
-        """Start torchrun unless this attempt's folder says it was started before."""
+        """Start torchrun unless this attempt was started before. Raises Refusal if GPUs are missing, OSError."""
         out = self.folder(attempt_name(assignment.job, assignment.attempt))
-        if processes.find(out) is not None:
+        if processes.find(out) is not None or self._alive(out):
             return
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (out / "spec.json").write_text(assignment.model_dump_json(indent=2))
+        (out / SPEC).write_text(assignment.model_dump_json(indent=2))
         gpus = self._take_gpus(out, slots)
         ranks = len(gpus) or RANKS_PER_CPU_SLOT * slots
         argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s, then it kills
-        argv += ["-m", "trainers.worker", str(out / "spec.json"), str(out)]
+        argv += ["-m", "trainers.worker", str(out / SPEC), str(out)]
         processes.start(out, argv, self._environment(gpus, token))
 
     def poll(self, name: str) -> Outcome:
-        """The manifest, else a living process, else what the workers said last, else that they died."""
+        """A living process, else the manifest, else what the workers said last, else that they died."""
         out = self.folder(name)
-        process = processes.find(out)
-        alive = process is not None and process.alive
+        if self._alive(out):
+            return Outcome(Phase.RUNNING)
         if (out / MANIFEST).exists():
-            return Outcome(Phase.RUNNING if alive else Phase.SUCCEEDED)
-        if process is None:
-            return Outcome(Phase.ABSENT)
-        return Outcome(Phase.RUNNING) if alive else self._last_words(out)
+            return Outcome(Phase.SUCCEEDED)
+        return Outcome(Phase.ABSENT) if processes.find(out) is None else self._last_words(out)
 
     def stop(self, name: str) -> None:
-        """SIGTERM once; SIGKILL when the grace period has passed."""
+        """SIGTERM once; SIGKILL to every process of the attempt when the grace period has passed."""
         out = self.folder(name)
-        process = processes.find(out)
-        if process is None or not process.alive:
-            return
         asked = out / STOP
         if not asked.exists():
-            asked.write_text(str(time.time()))
-            process.signal_group(signal.SIGTERM)
-        elif time.time() - float(asked.read_text()) > self.grace_seconds:
-            process.signal_group(signal.SIGKILL)
+            asked.touch()
+            self._signal(out, signal.SIGTERM)
+        elif time.time() - asked.stat().st_mtime > self.grace_seconds:
+            for process in [*self._alive(out)]:
+                process.signal_group(signal.SIGKILL)
+
+    def forget(self, name: str) -> None:
+        """Make an attempt that has stopped launchable again; it goes on from its newest checkpoint."""
+        for left in (OUTCOME, STOP, processes.RECORD):
+            (self.folder(name) / left).unlink(missing_ok=True)
+
+    def _signal(self, out: Path, number: signal.Signals) -> None:
+        process = processes.find(out)
+        if process is not None and process.alive:
+            process.signal_group(number)
+
+    def _alive(self, out: Path) -> list[Process]:
+        """torchrun and its workers, which have sessions of their own and may outlive it."""
+        return processes.running_with(str(out / SPEC))
 
     def _last_words(self, out: Path) -> Outcome:
         try:
             said = json.loads((out / OUTCOME).read_text())
         except FileNotFoundError:
-            if (out / STOP).exists():
-                return Outcome(Phase.STOPPED)
-            tail = processes.log_tail(out)
-            sentence = f"the training processes died without a word; the end of their log:\n{tail}"
-            return Outcome(Phase.FAILED, {"message": sentence, "code": "worker_died", "param": None})
-        return Outcome(Phase(said["state"]), said.get("error"))
+            sentence = "the training processes died without a word"
+            return Outcome(Phase.FAILED, self._with_log(out, {"message": sentence, "code": "worker_died"}))
+        error = said.get("error")
+        if error and error["code"] == "worker_error":
+            error = self._with_log(out, error)
+        return Outcome(Phase(said["state"]), error)
 
-    def _environment(self, gpus: list[int], token: str) -> dict[str, str]:
-        env = {name: os.environ[name] for name in KEPT if name in os.environ}
-        env["PATH"] = f"{self.python.parent}{os.pathsep}{env.get('PATH', os.defpath)}"  # ninja lies beside python
-        return env | {
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+    def _with_log(self, out: Path, error: dict[str, str]) -> dict[str, str | None]:
+        message = f"{error['message']}; the end of the log:\n{processes.log_tail(out)}"
+        return {"param": None, **error, "message": message}
+
+    def _environment(self, gpus: list[str], token: str) -> dict[str, str]:
+        return processes.environment(self.python, "NCCL_", "GLOO_") | {
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "4" if gpus else "1",
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(gpus))) if gpus else "1",
             "PREFSERVE_ATTEMPT_TOKEN": token,
-            "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TORCH_EXTENSIONS_DIR": str(self.extensions_dir),
         }
 
-    def _take_gpus(self, out: Path, slots: int) -> list[int]:
-        """The lowest GPUs that no living attempt holds, written down for the next look."""
+    def _take_gpus(self, out: Path, slots: int) -> list[str]:
+        """The first GPUs that no living attempt holds, written down for the next look."""
         if not self.gpus:
             return []
-        held: set[int] = set()
+        held: set[str] = set()
         for record in self.root.glob(f"*/{GPUS}"):
-            process = processes.find(record.parent)
-            if process is not None and process.alive:
+            if self._alive(record.parent):
                 held.update(json.loads(record.read_text()))
-        taken = [gpu for gpu in range(self.gpus) if gpu not in held][:slots]
+        taken = [gpu for gpu in self.gpus if gpu not in held][:slots]
+        if len(taken) < slots:
+            raise Refusal(f"the attempt needs {slots} GPUs and only {len(taken)} are free of training processes")
         (out / GPUS).write_text(json.dumps(taken))
         return taken

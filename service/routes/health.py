@@ -12,7 +12,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-def livez() -> dict[str, str]:
+async def livez() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
 

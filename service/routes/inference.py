@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Response
-from starlette.concurrency import run_in_threadpool
 
 from reward.spec import Endpoint
 from service import registry
@@ -34,7 +34,7 @@ async def _answer(
     model = body.get("model")
     if not isinstance(model, str):
         raise Invalid("model: a model's id is required", param="model")
-    endpoint = await run_in_threadpool(_endpoint, model, caller.tenant, parts)
+    endpoint = await to_thread.run_sync(_endpoint, model, caller.tenant, parts, limiter=parts.waiting)
     return await forward(
         body, route=route, public_id=model, endpoint=endpoint, tenant=caller.tenant, client=parts.client
     )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 
 from service import registry
 from service.db.tables import Policy
 from service.errors import Invalid
-from service.routes import Caller, Parts, Reading
+from service.routes import Caller, Db, Parts, Reading
 from service.views import Deleted, ListOf, ModelObject
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -28,7 +26,8 @@ def listing(caller: Caller, db: Reading) -> ListOf[ModelObject]:
 @router.get("/engines")
 def engines(parts: Parts) -> dict[str, Any]:
     """The running vLLM engines: base model, state, and the reason where one is not ready."""
-    listed = [{"object": "engine", **asdict(status)} for status in parts.engines.status()]
+    found = parts.engines.status()
+    listed = [{"object": "engine", "base": e.base, "state": e.state, "reason": e.reason} for e in found]
     return {"object": "list", "data": listed}
 
 
@@ -39,17 +38,11 @@ def retrieve(model: str, caller: Caller, db: Reading) -> ModelObject:
 
 
 @router.delete("/models/{model:path}")
-async def delete(model: str, caller: Caller, parts: Parts) -> Deleted:
+def delete(model: str, caller: Caller, db: Db, parts: Parts) -> Deleted:
     """Stop serving a policy; its artifacts stay. Base models are the operator's."""
-    await run_in_threadpool(_delete, model, caller.tenant, parts)
+    found = registry.find(db, model, tenant=caller.tenant)
+    if not isinstance(found, Policy):
+        raise Invalid(f"{model} is a base model; only policies can be deleted", param="model")
+    parts.unload(registry.servable(db, found))
+    registry.delete(db, found)
     return Deleted(id=model, object="model")
-
-
-def _delete(model: str, tenant: str, parts: Parts) -> None:
-    with parts.database.transaction() as db:
-        found = registry.find(db, model, tenant=tenant)
-        if not isinstance(found, Policy):
-            raise Invalid(f"{model} is a base model; only policies can be deleted", param="model")
-        servable = registry.servable(db, found)
-        registry.delete(db, found)
-    parts.engines.unload(servable)

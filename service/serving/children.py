@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,8 @@ from pathlib import Path
 
 from service import processes
 from service.processes import Process
+from service.sentences import without_paths
 
-#: what a child may know of this process's environment: no secrets, no proxies, no settings of ours
-KEPT = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE",
-    "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-)  # fmt: skip
 PREVIOUS_LOG = "log.previous.txt"
 GRACE_SECONDS = 10.0
 
@@ -23,7 +18,6 @@ _PREFIX = re.compile(r"^\(\w+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ (?:\[[^\]]*\] )?
 _CAUSE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit)\b: *\S")
 #: raised by the process that waited; the cause stands elsewhere in the log
 _CONSEQUENCES = ("initialization failed", "See root cause above", "Cancelled", "died unexpectedly")
-_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@%+ -]*[\w.@%+-]/)+[\w.@%+-]*")
 
 
 def free_port() -> int:
@@ -32,12 +26,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def environment(python: Path) -> dict[str, str]:
-    """The kept part of this process's environment, with the interpreter's own programs first on the path."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return kept | {"PATH": f"{python.parent}{os.pathsep}{kept.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
 
 
 def start_afresh(folder: Path, argv: Sequence[str], env: Mapping[str, str]) -> Process:
@@ -50,13 +38,9 @@ def start_afresh(folder: Path, argv: Sequence[str], env: Mapping[str, str]) -> P
 
 
 def end_orphan(folder: Path) -> bool:
-    """End the process that an earlier control plane left in the folder; whether there was one.
-
-    A leader that has died may have left its group behind: the group is ended too, unless its number
-    has come to belong to another process.
-    """
+    """End the process that an earlier control plane left in the folder; whether there was one."""
     process = processes.find(folder)
-    if process is None or (not process.alive and Path(f"/proc/{process.pid}").exists()):
+    if process is None:
         return False
     found = process.alive
     process.stop(GRACE_SECONDS)
@@ -69,8 +53,3 @@ def last_words(folder: Path) -> str:
     named = [line for line in lines if _CAUSE.match(line) and not any(c in line for c in _CONSEQUENCES)]
     chosen = list(dict.fromkeys(named))[-2:] or [line for line in lines if line][-3:]
     return without_paths("; ".join(line[:400] for line in chosen)) or "it printed nothing"
-
-
-def without_paths(text: str) -> str:
-    """The text with absolute paths of this machine taken out."""
-    return _PATH.sub("(path)", text)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.serving import children, limits
+from service import processes
+from service.serving import limits
 
 if TYPE_CHECKING:
     from service.serving.engine import EngineSettings
@@ -37,9 +38,11 @@ def argv(config: Mapping[str, Any], path: Path, port: int, settings: EngineSetti
     return [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags]
 
 
-def env(settings: EngineSettings) -> dict[str, str]:
-    """Offline, quiet, no telemetry; on CPU as many threads as were granted and none of them spinning."""
+def env(settings: EngineSettings, key: str) -> dict[str, str]:
+    """With the key that callers must bring; offline, quiet, no telemetry; on CPU as many threads as were granted,
+    none of them spinning."""
     common = {
+        "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -50,7 +53,8 @@ def env(settings: EngineSettings) -> dict[str, str]:
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return children.environment(settings.python) | common | ({} if settings.gpu else _cpu_env(settings))
+    inherited = processes.environment(settings.python, "VLLM_CACHE_ROOT", "CUDA_VISIBLE_DEVICES")
+    return inherited | common | ({} if settings.gpu else _cpu_env(settings))
 
 
 def _gpu(settings: EngineSettings) -> dict[str, str | int | float]:

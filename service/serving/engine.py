@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import httpx
 
 from service.errors import Unavailable
 from service.processes import Process
+from service.sentences import without_paths
 from service.serving import children, limits
 from service.serving.command import BASE, argv, env
 
@@ -51,6 +53,7 @@ class Engine:
     base: str
     folder: Path
     url: str
+    key: str = field(repr=False)
     process: Process
     http: httpx.Client = field(repr=False)
 
@@ -61,18 +64,18 @@ class Engine:
         Raises Invalid if the model cannot be served, Unavailable with a sentence if the engine does not come up.
         """
         if not settings.python.exists():
-            raise Unavailable(
-                f"the serving environment is not installed at {settings.python.parent.parent}: run `make setup`"
-            )
+            raise Unavailable("the serving environment is not installed: run `make setup`")
         config = _config(base, path)
         limits.check_base(config, gpu=settings.gpu)
         folder, port = settings.folder(base), children.free_port()
+        key = secrets.token_urlsafe(32)  # other accounts of this machine reach the port too
         try:
-            process = children.start_afresh(folder, argv(config, path, port, settings), env(settings))
+            process = children.start_afresh(folder, argv(config, path, port, settings), env(settings, key))
         except OSError as error:
             raise Unavailable(f"the engine of {base} could not be started: {error.strerror}") from error
         url = f"http://127.0.0.1:{port}"
-        engine = cls(base, folder, url, process, httpx.Client(base_url=url, trust_env=False))
+        headers = {"Authorization": f"Bearer {key}"}
+        engine = cls(base, folder, url, key, process, httpx.Client(base_url=url, headers=headers, trust_env=False))
         engine._wait(time.monotonic() + settings.start_timeout_s, cancelled)
         return engine
 
@@ -86,6 +89,8 @@ class Engine:
         """Whether requests are running or waiting in it now; a silent engine is not busy."""
         try:
             metrics = self.http.get("/metrics", timeout=LOOK_SECONDS).text
+        except httpx.TimeoutException:
+            return True  # alive and too occupied to say so
         except httpx.TransportError:
             return False
         counts = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
@@ -149,6 +154,6 @@ def _config(base: str, path: Path) -> dict[str, Any]:
 
 def _message(answer: httpx.Response) -> str:
     try:
-        return children.without_paths(str(answer.json()["error"]["message"]))
+        return without_paths(str(answer.json()["error"]["message"]))
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"

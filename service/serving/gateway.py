@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from reward.spec import Endpoint
 from service.errors import Invalid, Unavailable
-from service.serving.children import without_paths
+from service.sentences import without_paths
 
 Route = Literal["chat/completions", "completions"]
 
@@ -78,7 +78,7 @@ async def forward(
     _refuse_inside(body)
     names = Names(public_id, endpoint.name)
     asked = body | {"model": endpoint.name, "cache_salt": _salt(tenant)}
-    request = client.build_request("POST", f"{endpoint.url}/v1/{route}", json=asked)
+    request = client.build_request("POST", f"{endpoint.url}/v1/{route}", json=asked, headers=endpoint.headers())
     try:
         upstream = await client.send(request, stream=True)
         if upstream.is_success and upstream.headers.get("content-type", "").startswith("text/event-stream"):

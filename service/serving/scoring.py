@@ -13,6 +13,7 @@ import httpx
 
 from reward.client import RewardClient, RewardError
 from reward.spec import ScoreList, ScoreOrder
+from service import processes
 from service.errors import Invalid, Unavailable
 from service.processes import Process
 from service.serving import children
@@ -48,6 +49,8 @@ class Scoring:
         running = self._ready()
         try:
             return _ask(running, order)
+        except httpx.TimeoutException as error:
+            raise Unavailable("scoring took too long; send fewer or shorter inputs at once") from error
         except httpx.TransportError:
             # it died since or while it was asked; scoring changes nothing, so it may be asked again
             running = self._ready()
@@ -85,7 +88,7 @@ class Scoring:
     def _start(self) -> Running:
         python, port, token = Path(sys.executable), children.free_port(), secrets.token_urlsafe(32)
         argv = [str(python), "-m", "reward.app", "--host", "127.0.0.1", "--port", str(port)]
-        env = children.environment(python) | {"PREFSERVE_REWARD_TOKEN": token}
+        env = processes.environment(python) | {"PREFSERVE_REWARD_TOKEN": token}
         try:
             process = children.start_afresh(self._folder, argv, env)
         except OSError as error:

@@ -18,7 +18,7 @@ from service.serving.engine import Engine, EngineSettings
 #: a failed start is told to all who ask within this time, not tried again by each
 FAILURE_SECONDS = 5.0
 #: an engine just handed out is in use although no request has reached it yet
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 15.0
 
 State = Literal["starting", "ready", "failed", "stopped"]
 
@@ -76,7 +76,7 @@ class Slot:
                 engine.load(servable.adapter, servable.adapter_path)
                 self.adapters |= {servable.adapter}
             self.last_used = time.monotonic()
-            return Endpoint(url=engine.url, name=servable.adapter or BASE)
+            return Endpoint(url=engine.url, name=servable.adapter or BASE, key=engine.key)
 
     def unload(self, adapter: str) -> None:
         """Drop an adapter if it is loaded."""

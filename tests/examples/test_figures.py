@@ -118,7 +118,7 @@ def test_the_sentence_about_the_mask_follows_the_numbers(results, on, off, said)
 
 def test_rows_without_a_number_are_left_out_of_the_table(results):
     shown = dict(report.rows(figures.gather("dpo", results, reviews=False)))
-    assert "loss, first -> last of 20 steps" in shown
+    assert shown["loss with the mask's price, first -> last of 20 steps"] == "1.000 -> 0.051"
     assert not [name for name in shown if "favourable" in name]
 
 

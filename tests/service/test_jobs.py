@@ -1,19 +1,34 @@
 """Jobs over HTTP, from creation to each of their ends, with real processes in the trainers' place."""
 
 import json
+import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from service import jobs, keys, processes
 from service.errors import Stale
-from service.launchers.base import attempt_name
+from service.launchers.base import Phase, attempt_name
+from service.launchers.local import LocalLauncher
 
+PAIR = {"prompt": "How was it?", "chosen": "Splendid.", "rejected": "Dreadful."}
+PROGRAM = Path(__file__).with_name("worker_program.py")
 REQUIRED = {
     "id", "object", "created_at", "finished_at", "model", "fine_tuned_model", "organization_id", "status",
     "hyperparameters", "training_file", "validation_file", "result_files", "trained_tokens", "error", "seed",
 }  # fmt: skip
+
+
+def eventually(look, timeout=20):
+    """What the look finds, as soon as it finds something."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
 
 def test_a_job_has_every_key_of_the_dialect_and_its_defaults_resolved(create):
@@ -96,6 +111,36 @@ def test_a_second_job_waits_for_the_slot_and_says_for_whom(api, create, until):
     until(second, "succeeded")
 
 
+def test_what_a_job_waits_for_names_no_other_tenants_job(create, until, api, stranger, upload):
+    first = create("work")["id"]
+    until(first, "running")
+    file = stranger.post(
+        "/v1/files", files={"file": ("p.jsonl", json.dumps(PAIR))}, data={"purpose": "fine-tune"}
+    ).json()
+    body = {"model": "tiny", "training_file": file["id"], "method": {"type": "dpo"}}
+    theirs = stranger.post("/v1/fine_tuning/jobs", json=body).json()["id"]
+    path = f"/v1/fine_tuning/jobs/{theirs}"
+    reason = eventually(lambda: stranger.get(path).json()["status_reason"])
+    assert reason == "needs 1 of 1 slots, held by other tenants"
+    stranger.post(f"{path}/cancel")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"type": "dpo", "dpo": {}}, {"type": "dpo", "dpo": None}, {"type": "dpo", "dpo": {"hyperparameters": None}}],
+)
+def test_what_the_official_client_may_leave_out_or_send_as_null_is_taken(create, method):
+    job = create(method=method, seed=None, suffix=None, integrations=[], validation_file=None)
+    assert job["method"]["dpo"]["hyperparameters"]["beta"] == 0.1
+
+
+def test_no_path_of_this_machine_reaches_the_owner_of_a_failed_job(api, create, until, settings):
+    job = until(create("fail", suffix="path")["id"], "failed")
+    events = api.get(f"/v1/fine_tuning/jobs/{job['id']}/events").text
+    assert "(path)" in job["error"]["message"]
+    assert str(settings.home) not in job["error"]["message"] + events
+
+
 def test_a_queued_job_is_cancelled_at_once(api, create, until):
     first, second = create("work")["id"], create()["id"]
     until(first, "running")
@@ -136,17 +181,56 @@ def test_a_restarted_scheduler_adopts_the_running_attempt(create, until, parts):
     assert before.alive
 
 
-def test_an_attempt_claimed_but_never_launched_is_launched_by_the_next_tick(api, create, until, parts, settings):
-    first = create("work")["id"]
-    until(first, "running")
-    out = settings.artifacts / attempt_name(first, 1)
-    while processes.find(out) is None:
-        time.sleep(0.02)
-    processes.find(out).signal_group(signal.SIGKILL)
+def test_an_attempt_claimed_but_never_launched_is_launched_by_the_next_tick(create, until, settings):
+    job = create("work")["id"]
+    until(job, "running")
+    out = settings.artifacts / attempt_name(job, 1)
+    first = eventually(lambda: processes.find(out))
     (out / "process.json").unlink()  # as if the service had died between claim and launch
-    while processes.find(out) is None:
-        time.sleep(0.02)
-    assert processes.find(out).alive
+    first.signal_group(signal.SIGKILL)
+    assert eventually(lambda: processes.find(out)).alive
+
+
+def test_an_attempt_stopped_from_outside_is_started_again(create, until, settings):
+    job = create("work")["id"]
+    until(job, "running")
+    out = settings.artifacts / attempt_name(job, 1)
+    eventually(lambda: (out / "events.jsonl").exists())
+    before = processes.find(out)
+    before.signal_group(signal.SIGTERM)  # a reboot, say: nobody wished the job's end
+    after = eventually(lambda: (now := processes.find(out)) and now != before and now)
+    assert after.alive
+    assert until(job, "running")["attempt"] == 1
+
+
+def test_one_jobs_trouble_does_not_hold_up_the_others(create, until, parts, settings):
+    broken = create("work")["id"]
+    until(broken, "running")
+    out = settings.artifacts / attempt_name(broken, 1)
+    eventually(lambda: (out / "events.jsonl").exists())
+    processes.find(out).signal_group(signal.SIGKILL)
+    (out / "manifest.json").write_text("not a manifest")
+    (out / "events.jsonl").write_text("not an event\n")
+    error = until(broken, "failed")["error"]
+    assert error["code"] in ("bad_manifest", "worker_died")
+    until(create()["id"], "succeeded")
+
+
+def test_workers_that_outlive_their_launcher_keep_the_slot(settings, tmp_path):
+    launcher = LocalLauncher(tmp_path, PROGRAM, tmp_path, (), 1)
+    out = launcher.folder("ftjob-x-a1")
+    out.mkdir()
+    orphan = processes.start(tmp_path / "elsewhere", ["sleep", "60", str(out / "spec.json")][:2], {})
+    worker = [sys.executable, "-c", "import time; time.sleep(60)", str(out / "spec.json")]
+    outliving = processes.start(tmp_path / "worker", worker, {})
+    assert launcher.poll("ftjob-x-a1").phase is Phase.RUNNING
+    launcher.stop("ftjob-x-a1")
+    os.utime(out / "stop-requested", (0, 0))  # long ago
+    launcher.stop("ftjob-x-a1")
+    eventually(lambda: not outliving.alive)
+    assert launcher.poll("ftjob-x-a1").phase is Phase.ABSENT
+    assert orphan.alive
+    orphan.stop(grace=0)
 
 
 def test_a_strangers_job_does_not_exist(stranger, create, until):
@@ -167,7 +251,7 @@ def test_a_strangers_job_does_not_exist(stranger, create, until):
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta", "greater than 0"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}}, "method.dpo.hyperparameters.beta", "less than or equal to 2"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"bta": 1}}}}, "method.dpo.hyperparameters.bta", "not permitted"),
-        ({"method": None}, "method", "dictionary"),
+        ({"method": None}, "method", "required"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"peft": {"r": 65}}, "peft.r", "less than or equal to 64"),
         ({"peft": {"target_modules": ["lm_head"]}}, "peft.target_modules", "lm_head"),
@@ -187,7 +271,7 @@ def test_what_is_wrong_with_a_job_is_named(create, fields, param, words):
     ("content", "words"),
     [
         ("not json\n", "line 1"),
-        (json.dumps({"input": {"messages": [{"role": "user", "content": "x"}]}, "non_preferred_output": []}), "preferred_output"),
+        (json.dumps({"input": {"messages": [{"role": "user", "content": "x"}]}, "non_preferred_output": []}), ": preferred_output is missing"),
         ("[]\n", "line 1"),
         ("\n", "no "),
     ],

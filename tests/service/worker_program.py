@@ -37,7 +37,8 @@ elif act == "die":
     print("a last line before the end", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 elif act == "fail":
-    error = {"message": "the loss became NaN at step 3", "code": "nan_loss", "param": None}
+    where = f" in {out}" if assignment["spec"]["suffix"] == "path" else ""
+    error = {"message": f"the loss became NaN at step 3{where}", "code": "nan_loss", "param": None}
     (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
     sys.exit(1)
 else:

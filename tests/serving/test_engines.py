@@ -104,7 +104,7 @@ def test_a_failed_start_says_why_and_is_not_repeated_by_every_request(quick, sta
 
 def test_a_missing_serving_environment_is_said_with_what_to_do(quick, start_engines, tiny):
     engines = start_engines(replace(quick, python=Path("/nowhere/bin/python")))
-    with pytest.raises(Unavailable, match=r"serving environment is not installed at /nowhere: run `make setup`"):
+    with pytest.raises(Unavailable, match=r"serving environment is not installed: run `make setup`"):
         engines.endpoint(tiny)
 
 

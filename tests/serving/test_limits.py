@@ -70,4 +70,4 @@ def test_an_engine_listens_on_loopback_alone_and_sees_no_secret(quick, tmp_path,
     words = argv(LLAMA, tmp_path, 1234, quick)
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--lora-target-modules") + 1 :] == list(limits.LORA_TARGETS)
-    assert not {"PREFSERVE_TEST_SECRET", "HTTPS_PROXY"} & set(env(quick))
+    assert not {"PREFSERVE_TEST_SECRET", "HTTPS_PROXY"} & set(env(quick, "key"))

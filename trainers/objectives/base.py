@@ -97,7 +97,7 @@ class Objective(Frozen, ABC):
     @model_validator(mode="before")
     @classmethod
     def _auto_means_the_default(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v != "auto"} if isinstance(values, dict) else values
+        return {k: v for k, v in values.items() if v not in ("auto", None)} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _one_way_to_say_the_learning_rate(self) -> Objective:
