@@ -5,6 +5,7 @@ Needs the standard library alone. Goes on where it was interrupted and takes a m
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ COMPILE = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B(
 
 def main() -> int:
     """Set both environments up; returns the exit status."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     absent = needs.missing()
     if absent:
         print(needs.sentence(absent), file=sys.stderr)
@@ -45,13 +47,14 @@ def training_steps(gpu: bool) -> list[Step]:
     place = (str(ROOT), sys.version)
     packages = (*place, PINS.read_text(), (ROOT / "pyproject.toml").read_text(), str(gpu))
     steps = [
-        Step("training environment: .venv", stamps / "venv", (*place, uv_pin()), make_training_venv),
+        Step("training environment: .venv", stamps / "venv", (*place, pin("uv")), make_training_venv),
         Step(
             "training packages (torch, DeepSpeed, TRL, ...)", stamps / "packages", packages, lambda: install_ours(gpu)
         ),
     ]
     if not gpu:
-        steps.append(Step("compiling DeepSpeed's CPU communication", stamps / "compiled", packages, compile_deepspeed))
+        sources = (*place, pin("torch"), pin("deepspeed"))
+        steps.append(Step("compiling DeepSpeed's CPU communication", stamps / "compiled", sources, compile_deepspeed))
     return steps
 
 
@@ -80,9 +83,9 @@ def requirements(extra: str) -> list[str]:
     return listed
 
 
-def uv_pin() -> str:
-    """`uv==` and the version that the constraints name."""
-    return next(line for line in PINS.read_text().splitlines() if line.startswith("uv=="))
+def pin(name: str) -> str:
+    """`name==` and the version that the constraints give it."""
+    return next(line for line in PINS.read_text().splitlines() if line.startswith(f"{name}=="))
 
 
 def make_venv(folder: Path, *options: str) -> None:
@@ -93,7 +96,7 @@ def make_venv(folder: Path, *options: str) -> None:
 def make_training_venv() -> None:
     """The environment and, through pip, the uv that installs everything else."""
     make_venv(TRAINING)
-    program([TRAINING / "bin/python", "-m", "pip", "install", "--quiet", uv_pin()])
+    program([TRAINING / "bin/python", "-m", "pip", "install", "--quiet", pin("uv")])
 
 
 def install_ours(gpu: bool) -> None:
@@ -118,10 +121,13 @@ def install(venv: Path, arguments: list[str], gpu: bool) -> None:
 
 
 def compile_deepspeed() -> None:
-    """Build it where the service's workers look for it."""
+    """Build it where workers look for it: aside first, so that nobody meets it half made or locked by a dead build."""
+    aside, place = TRAINING / "torch_extensions.new", TRAINING / "torch_extensions"
+    shutil.rmtree(aside, ignore_errors=True)
     tools = {"PATH": f"{TRAINING / 'bin'}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
-    folder = {"TORCH_EXTENSIONS_DIR": str(TRAINING / "torch_extensions")}
-    program([TRAINING / "bin/python", "-c", COMPILE], os.environ | tools | folder)
+    program([TRAINING / "bin/python", "-c", COMPILE], os.environ | tools | {"TORCH_EXTENSIONS_DIR": str(aside)})
+    shutil.rmtree(place, ignore_errors=True)
+    aside.rename(place)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,22 @@ from rich.text import Text
 from examples.demo.figures import Figures
 from reward.spec import Score
 
-SHOWN = 3  #: answers in the comparison
+SHOWN = 3  #: prompts in the comparison
 
 
 def side_by_side(prompts: Sequence[str], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]) -> Table:
     """The first answers that tuning has changed: same prompt, same seed, temperature 1."""
     drawn = [
-        (p, *pair) for p, old, new in zip(prompts, before, after, strict=True) for pair in zip(old, new, strict=True)
+        [(prompt, *pair) for pair in zip(old, new, strict=True)]
+        for prompt, old, new in zip(prompts, before, after, strict=True)
     ]
-    changed = [(prompt, old, new) for prompt, old, new in drawn if old != new]
-    title = f"Same prompt, seed and temperature: {len(changed)} of {len(drawn)} answers changed; the first of them"
+    changed = [[row for row in group if row[1] != row[2]] for group in drawn]
+    count, total = (sum(map(len, groups)) for groups in (changed, drawn))
+    title = f"Same prompt, seed and temperature: {count} of {total} answers changed; the first of {SHOWN} prompts"
     table = Table(title=title, title_justify="left", show_lines=True, expand=True, box=box.SIMPLE)
     table.add_column("before (base)", ratio=1)
     table.add_column("after (tuned policy)", ratio=1)
-    for prompt, old, new in changed[:SHOWN]:
+    for prompt, old, new in [group[0] for group in changed if group][:SHOWN]:
         head = Text(prompt, style="dim", overflow="fold")
         table.add_row(Text.assemble(head, "\n", old.strip()), Text.assemble(head, "\n", new.strip()))
     return table
@@ -49,8 +51,8 @@ def scored(scores: tuple[Score, Score]) -> RenderableType:
 def table(figures: Figures) -> Table:
     """The figures that matter, each with what it means; a line is left out where nothing can be said."""
     shown = Table(show_header=False, expand=True, title="The run in numbers", title_justify="left", box=box.SIMPLE)
-    shown.add_column(ratio=1)
-    shown.add_column(ratio=1)
+    shown.add_column(ratio=3)
+    shown.add_column(ratio=2)
     for name, value in rows(figures):
         shown.add_row(name, value)
     return shown
