@@ -23,6 +23,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
     def __getitem__(self, micro_batch: MicroBatch) -> dict[str, Any]:
         """The collated `row` with the micro-batch's `weight` and `step_pairs`."""
         row = self.layout.collate([self.rows[index] for index in micro_batch.pairs], micro_batch.most_pairs)
+        row["most"] = max(row["most"], micro_batch.most_tokens)
         return {"row": row, "weight": micro_batch.weight, "step_pairs": micro_batch.step_pairs}
 
     def __len__(self) -> int:

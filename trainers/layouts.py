@@ -89,6 +89,7 @@ class LinearLayout:
             "targets": torch.cat(answers),
             "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
             "count": len(answers),
+            "most": int(lengths.sum()),
         }
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[Tensor, ...]:

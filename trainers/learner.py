@@ -10,10 +10,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from trainers.layouts import Layout
-from trainers.likelihood import LOGITS_AT_ONCE, Kl, token_scores
+from trainers.likelihood import Kl, kept_bytes, token_scores
 from trainers.objectives import Completions, Objective
 from trainers.policy import head_of
 from trainers.rows import Row
+
+MIB = 2**20
 
 
 class Learner(nn.Module):
@@ -26,12 +28,14 @@ class Learner(nn.Module):
         self.objective = objective
         self.layout = layout
         self.objective_modules = objective.modules(config.num_hidden_layers, config.hidden_size)
-        self._rows = max(1, LOGITS_AT_ONCE // config.vocab_size)
+        self._vocabulary = config.vocab_size
+        self._capped = getattr(config, "final_logit_softcapping", None) is not None
+        self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
     def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A row of the layout's `collate` → the objective's (P,) losses and its metrics, each a vector."""
         loss = self.objective.loss(self.completions(row, log_kl=log_kl), self.objective_modules)
-        return loss.per_unit, loss.metrics
+        return loss.per_unit, {**loss.metrics, "memory/head_mb": loss.per_unit.new_tensor([self.kept_mb])}
 
     def completions(self, row: Row, *, log_kl: bool = False) -> Completions:
         """The per-token vectors that the objective declares it needs; with `log_kl` the KL in any case."""
@@ -40,7 +44,11 @@ class Learner(nn.Module):
         ref_last, ref_all = self._reference(row, every_block=needs.ref_states)
         base = self.policy.get_base_model()
         last = self.layout.states(base.base_model, row)[0][row["positions"]]
-        scores = token_scores(head_of(base), last, ref_last, row["targets"], kl=kl, rows=self._rows)
+        size = kept_bytes(self._vocabulary, last.element_size(), kl=kl, capped=self._capped)
+        rows = int(self.objective.head_memory_mb * MIB / size)
+        head, targets, most = head_of(base), row["targets"], row["most"]
+        scores = token_scores(head, last, ref_last, targets, kl=kl, rows=rows, most=most)
+        self.kept_mb = scores.kept * size / MIB
         return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, ref_all)
 
     @torch.no_grad()

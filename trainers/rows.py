@@ -37,6 +37,7 @@ class Row(TypedDict):
     targets: Tensor  #: (N,) the completion tokens
     segment: Tensor  #: (N,) in 0..S-1
     count: int  #: S
+    most: int  #: bound on N over all ranks, the same on each
 
 
 def on(device: torch.device, row: Row) -> Row:
@@ -88,6 +89,7 @@ def tree_row(rows: Sequence[TokenPair]) -> Row:
         "targets": torch.cat(answers),
         "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
         "count": len(answers),
+        "most": int(lengths.sum()),
     }
 
 

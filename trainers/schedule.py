@@ -19,6 +19,7 @@ class MicroBatch:
     #: 1, or 0 for a rank that has run out of pairs but must still take part in the backward pass
     weight: float = 1.0
     most_pairs: int = 1  #: the largest number of pairs that any rank has in this pass
+    most_tokens: int = 1  #: and of tokens
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,7 @@ class Schedule:
         together = rows[place * self.ranks : (place + 1) * self.ranks]
         mine = tuple(together[self.rank if place % 2 == 0 else -1 - self.rank])
         idle = (min(step, key=lambda pair: (self.tokens[pair], pair)),)
-        most = max([1, *(len(row) for row in together)])
-        return MicroBatch(mine or idle, len(step), 1.0 if mine else 0.0, most)
+        shares = [tuple(row) or idle for row in together]
+        pairs = max(len(share) for share in shares)
+        tokens = max(sum(self.tokens[pair] for pair in share) for share in shares)
+        return MicroBatch(mine or idle, len(step), 1.0 if mine else 0.0, pairs, tokens)

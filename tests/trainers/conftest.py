@@ -150,6 +150,7 @@ class Padded:
             "targets": torch.cat(answers),
             "segment": torch.cat([torch.full((len(a),), k) for k, a in enumerate(answers)]),
             "count": len(answers),
+            "most": sum(len(answer) for answer in answers),
         }
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[torch.Tensor, ...]:

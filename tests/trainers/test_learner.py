@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import learner as learner_module
 from trainers.data.tokens import TokenPair
 from trainers.layouts import TreeLayout
 from trainers.learner import Learner
@@ -125,16 +124,18 @@ def test_neighbours_do_not_change_a_pairs_loss(make, rows):
     assert torch.allclose(together, alone, atol=1e-12)
 
 
-def test_a_few_tokens_at_a_time_give_the_same_losses_and_gradients(make, rows, monkeypatch):
+def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
     results = []
-    for numbers in (2**26, 3 * 260):  # all at once; three tokens of 260 words
-        monkeypatch.setattr(learner_module, "LOGITS_AT_ONCE", numbers)
-        learner = make(OBJECTIVES[2])
-        losses, _ = learner(collate(rows))
+    for budget in (256.0, 12 * 2 * 260 * 8 / 2**20):  # all kept; twelve tokens of 260 words, policy and reference
+        learner = make(OBJECTIVES[2].model_copy(update={"head_memory_mb": budget}))
+        losses, metrics = learner(collate(rows))
         losses.sum().backward()
-        results.append((losses.detach(), [p.grad for p in learner.parameters() if p.requires_grad]))
-    assert torch.allclose(results[0][0], results[1][0], atol=1e-12)
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(results[0][1], results[1][1], strict=True))
+        results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
+        tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
+        said = metrics["memory/head_mb"].tolist()
+        assert said == [pytest.approx(min(budget, tokens * 2 * 260 * 8 / 2**20), rel=0.4)]
+        assert said[0] <= budget
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*results, strict=True))
 
 
 def test_checkpointed_blocks_give_the_same_gradients(make, rows):
