@@ -19,7 +19,7 @@ from typing_extensions import override
 from trainers import checkpoints
 from trainers.arguments import parameter_groups
 from trainers.artifacts import Learned
-from trainers.collate import INPUTS, MicroBatches
+from trainers.collate import MicroBatches
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
@@ -80,7 +80,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
         """Σ loss over the micro-batch's pairs · ranks / pairs of the step: DeepSpeed then averages over the ranks."""
         weight, total = inputs["weight"], inputs["step_pairs"]
-        losses, metrics = model(**{name: inputs[name] for name in INPUTS}, log_kl=self._logs_next())
+        losses, metrics = model(row=inputs["row"], log_kl=self._logs_next())
         self.means.add({"train_loss": losses, **metrics}, weight=weight)
         loss: Tensor = losses.sum() * (weight * self.run.ranks.world / total)
         self.finite &= loss.detach().isfinite()

@@ -76,6 +76,12 @@ class Objective(Frozen, ABC):
     n_epochs: int = Field(1, ge=1, le=50, description="Passes over the training file.")
     batch_size: int = Field(16, ge=1, le=256, description="Pairs per optimiser step, over all ranks.")
     micro_batch_size: int = Field(4, ge=1, le=256, description="Pairs per forward pass of one rank.")
+    micro_batch_tokens: int = Field(
+        4096, ge=2, le=1_048_576, description="Tokens per forward pass of one rank; a longer pair is one of its own."
+    )
+    head_memory_mb: float = Field(
+        256, gt=0, le=1_048_576, description="MiB of logits a rank keeps for the backward pass; others are recomputed."
+    )
     learning_rate_multiplier: float = Field(
         1.0, gt=0, le=1000, description="Times the method's base learning rate (1e-4)."
     )
