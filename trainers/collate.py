@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from trainers.data.tokens import TokenPair
 from trainers.layouts import Layout
+from trainers.reference import ReferenceStore
 from trainers.schedule import MicroBatch
 
 
@@ -19,11 +20,14 @@ class MicroBatches(Dataset[dict[str, Any]]):
 
     rows: Sequence[TokenPair]
     layout: Layout
+    store: ReferenceStore | None = None
 
     def __getitem__(self, micro_batch: MicroBatch) -> dict[str, Any]:
         """The collated `row` with the micro-batch's `weight` and `step_pairs`."""
         row = self.layout.collate([self.rows[index] for index in micro_batch.pairs], micro_batch.most_pairs)
         row["most"] = max(row["most"], micro_batch.most_tokens)
+        if self.store is not None:
+            row["reference"] = self.store.read(micro_batch.pairs)
         return {"row": row, "weight": micro_batch.weight, "step_pairs": micro_batch.step_pairs}
 
     def __len__(self) -> int:

@@ -41,24 +41,24 @@ class Learner(nn.Module):
         """The per-token vectors that the objective declares it needs; with `log_kl` the KL in any case."""
         needs = self.objective.needs()
         kl: Kl = "gradient" if needs.kl else "metric" if log_kl else "none"
-        ref_last, ref_all = self._reference(row, every_block=needs.ref_states)
+        reference = row["reference"] if "reference" in row else self.reference_states(row)
         base = self.policy.get_base_model()
         last = self.layout.states(base.base_model, row)[0][row["positions"]]
         size = kept_bytes(self._vocabulary, last.element_size(), kl=kl, capped=self._capped)
         rows = int(self.objective.head_memory_mb * MIB / size)
         head, targets, most = head_of(base), row["targets"], row["most"]
-        scores = token_scores(head, last, ref_last, targets, kl=kl, rows=rows, most=most)
+        scores = token_scores(head, last, reference[0], targets, kl=kl, rows=rows, most=most)
         self.kept_mb = scores.kept * size / MIB
-        return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, ref_all)
+        blocks = reference[1:] if needs.ref_states else None
+        return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
 
     @torch.no_grad()
-    def _reference(self, row: Row, *, every_block: bool) -> tuple[Tensor, Tensor | None]:
-        """(N, d) last states and, where asked for, the (L, N, d) states after each block."""
-        base = self.policy.get_base_model()
+    def reference_states(self, row: Row) -> Tensor:
+        """(B, N, d): the reference's last states at the row's completion tokens and, where declared, each block's."""
+        every_block = self.objective.needs().ref_states
         with self.policy.disable_adapter():
-            last, *blocks = self.layout.states(base.base_model, row, every_block=every_block)
-        read = row["positions"]
-        return last[read], torch.stack([state[read] for state in blocks]) if every_block else None
+            states = self.layout.states(self.policy.get_base_model().base_model, row, every_block=every_block)
+        return torch.stack([state[row["positions"]] for state in states])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in nn.Module, but frozen weights may be missing: checkpoints hold only what is trained."""

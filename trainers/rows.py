@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Row(TypedDict):
     segment: Tensor  #: (N,) in 0..S-1
     count: int  #: S
     most: int  #: bound on N over all ranks, the same on each
+    reference: NotRequired[Tensor]  #: (B, N, d) of `reference.ReferenceStore`, where there is one
 
 
 def on(device: torch.device, row: Row) -> Row:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
-from trainers import artifacts, checkpoints, ranks
+from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data.records import read_pairs
@@ -52,8 +52,12 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     learner = Learner(policy, objective, chosen.layout)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
-    run = _run(assignment, out, progress, stop, me, MicroBatches(training.rows, chosen.layout))
+    data = MicroBatches(training.rows, chosen.layout)
+    run = _run(assignment, out, progress, stop, me, data)
     progress.say(_opening(run, training, chosen), _packing(run, chosen))
+    prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
+    progress.say(prepared.sentence, prepared.data)
+    run = replace(run, data=replace(data, store=prepared.store))
     trainer = OfflineTrainer(learner, _arguments(run, learner), run)
     if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
         _train(trainer)
@@ -148,3 +152,4 @@ def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[Toke
         checkpoints=checkpoints.saved(run.out),
         trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
     )
+    precompute.discard(run.out)

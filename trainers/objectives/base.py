@@ -82,6 +82,9 @@ class Objective(Frozen, ABC):
     head_memory_mb: float = Field(
         256, gt=0, le=1_048_576, description="MiB of logits a rank keeps for the backward pass; others are recomputed."
     )
+    reference_store_gb: float = Field(
+        20, ge=0, le=1_000_000, description="GB of disk for the reference's states; beyond, it runs at every step."
+    )
     learning_rate_multiplier: float = Field(
         1.0, gt=0, le=1000, description="Times the method's base learning rate (1e-4)."
     )
