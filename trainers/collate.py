@@ -45,9 +45,10 @@ class MicroBatches(Dataset[dict[str, Any]]):
     pad: int
 
     def __getitem__(self, micro_batch: MicroBatch) -> dict[str, Any]:
-        """The collated tensors with the micro-batch's `weight` and `step_pairs`."""
+        """The collated tensors with the micro-batch's `weight` and divisors."""
         tensors = collate([self.rows[index] for index in micro_batch.pairs], pad=self.pad)
-        return {**tensors, "weight": micro_batch.weight, "step_pairs": micro_batch.step_pairs}
+        divisors = {"step_pairs": micro_batch.step_pairs, "step_tokens": micro_batch.step_tokens}
+        return {**tensors, "weight": micro_batch.weight, **divisors}
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -27,11 +27,12 @@ class Learner(nn.Module):
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, targets: Tensor, segment: Tensor, log_kl: bool = False
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """A batch of `collate` → the objective's (P,) losses and its metrics, each a vector."""
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """A batch of `collate` → the objective's losses per pair (P,) and per token (or none), its metrics."""
         batch = self.completions(input_ids, positions, targets, segment, log_kl=log_kl)
         loss = self.objective.loss(batch, self.objective_modules)
-        return loss.per_unit, loss.metrics
+        per_token = loss.per_pair.new_zeros(0) if loss.per_token is None else loss.per_token
+        return loss.per_pair, per_token, loss.metrics
 
     def completions(
         self, input_ids: Tensor, positions: Tensor, targets: Tensor, segment: Tensor, *, log_kl: bool = False

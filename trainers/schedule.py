@@ -13,7 +13,8 @@ class MicroBatch:
     """One forward pass of one rank."""
 
     pairs: tuple[int, ...]  #: indices into the rows
-    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the loss's divisor
+    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the divisor of terms that count pairs
+    step_tokens: int  #: tokens of those pairs' chosen answers: the divisor of terms that count tokens
     #: 1, or 0 for a rank that has run out of pairs but must still take part in the backward pass
     weight: float = 1.0
 
@@ -26,13 +27,18 @@ class Schedule:
     of an epoch holds what is left.
     """
 
-    pairs: int
+    chosen_tokens: tuple[int, ...]  #: of each pair's chosen answer
     epochs: int
     batch_size: int
     micro_batch_size: int
     ranks: int
     rank: int
     seed: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs in an epoch."""
+        return len(self.chosen_tokens)
 
     @property
     def accumulation(self) -> int:
@@ -57,6 +63,7 @@ class Schedule:
 
     def _share(self, step: list[int]) -> Iterator[MicroBatch]:
         mine = step[self.rank :: self.ranks]
+        divisors = len(step), sum(self.chosen_tokens[pair] for pair in step)
         for place in range(self.accumulation):
             chunk = tuple(mine[place :: self.accumulation])
-            yield MicroBatch(chunk or (step[0],), len(step), 1.0 if chunk else 0.0)
+            yield MicroBatch(chunk or (step[0],), *divisors, weight=1.0 if chunk else 0.0)

@@ -51,6 +51,8 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     run = _run(assignment, out, progress, stop, me, training)
     progress.say(_opening(run, training))
+    if objective.batch_coupled():
+        progress.say(_coupling(run.schedule), level="warn")
     trainer = OfflineTrainer(learner, _arguments(run, learner), run)
     if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
         _train(trainer)
@@ -85,7 +87,7 @@ def _run(
 ) -> Run:
     objective = assignment.spec.method.objective
     schedule = Schedule(
-        pairs=len(training.rows),
+        chosen_tokens=tuple(len(row.chosen) for row in training.rows),
         epochs=objective.n_epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
@@ -109,6 +111,11 @@ def _opening(run: Run, training: TokenPairs) -> str:
     passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
     steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
     return f"Training on {training.describe()} at learning rate {rate:g}: {steps}"
+
+
+def _coupling(schedule: Schedule) -> str:
+    share = f"each forward pass (at most {schedule.micro_batch_size} of {schedule.batch_size})"
+    return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
 
 
 def _train(trainer: OfflineTrainer) -> None:

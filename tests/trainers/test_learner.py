@@ -91,7 +91,7 @@ OBJECTIVES = [
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_losses_and_gradients_are_the_dense_ones(make, rows, objective):
     learner = make(objective)
-    losses, metrics = learner(**collate(rows))
+    losses, _, metrics = learner(**collate(rows))
     expected = dense(learner, rows, objective)
     assert torch.allclose(losses, expected, atol=1e-9, rtol=0)
     assert float((losses.detach() - math.log(2)).abs().min()) > 1e-3
@@ -116,14 +116,14 @@ def test_gradients_are_finite_differences(make, rows):
 @pytest.mark.parametrize("objective", OBJECTIVES[:3], ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_a_fresh_adapter_starts_at_log_2(make, rows, objective):
     bare = objective.model_copy(update={"l1_reward": 0.0, "l1_kl": 0.0} if isinstance(objective, SparsePO) else {})
-    losses, _ = make(bare, moved=False, dtype=torch.float32)(**collate(rows))
+    losses, *_ = make(bare, moved=False, dtype=torch.float32)(**collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6, rtol=0)
 
 
 def test_neither_padding_nor_neighbours_change_a_pairs_loss(make, rows):
     learner = make(OBJECTIVES[3])
-    together, _ = learner(**collate(rows))
-    other_pad, _ = learner(**collate(rows, pad=77))
+    together, *_ = learner(**collate(rows))
+    other_pad, *_ = learner(**collate(rows, pad=77))
     alone = torch.cat([learner(**collate([row]))[0] for row in rows])
     assert torch.equal(together, other_pad)
     assert torch.allclose(together, alone, atol=1e-12)
@@ -134,7 +134,7 @@ def test_a_few_tokens_at_a_time_give_the_same_losses_and_gradients(make, rows, m
     for numbers in (2**26, 3 * 260):  # all at once; three tokens of 260 words
         monkeypatch.setattr(learner_module, "LOGITS_AT_ONCE", numbers)
         learner = make(OBJECTIVES[2])
-        losses, _ = learner(**collate(rows))
+        losses, *_ = learner(**collate(rows))
         losses.sum().backward()
         results.append((losses.detach(), [p.grad for p in learner.parameters() if p.requires_grad]))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-12)
@@ -171,7 +171,7 @@ def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
     for log_kl in (False, True):
         learner = make(DPO())
-        losses, metrics = learner(**collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(**collate(rows), log_kl=log_kl)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -186,7 +186,7 @@ def test_dropout_in_the_adapter_leaves_the_reference_alone(assign, rows):
     torch.manual_seed(0)
     policy = load_policy(assign("dpo", peft={"lora_dropout": 0.5}), torch.float32)
     learner = Learner(policy, DPO()).train()
-    losses, _ = learner(**collate(rows))
+    losses, *_ = learner(**collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6)
 
 

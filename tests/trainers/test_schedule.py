@@ -13,7 +13,8 @@ from trainers.schedule import MicroBatch, Schedule
 
 def steps_of(**shape: int) -> list[list[MicroBatch]]:
     """All ranks' micro-batches, by step."""
-    ranks = [Schedule(**shape, rank=rank) for rank in range(shape["ranks"])]
+    tokens = tuple(3 * pair % 7 + 1 for pair in range(shape.pop("pairs")))
+    ranks = [Schedule(tokens, **shape, rank=rank) for rank in range(shape["ranks"])]
     flat = [[micro_batch for [micro_batch] in schedule] for schedule in ranks]
     size = ranks[0].accumulation
     assert all(len(one) == len(ranks[0]) == ranks[0].steps * size for one in flat)
@@ -34,6 +35,8 @@ def test_each_epoch_sees_each_pair_once_with_the_weight_of_its_step(**shape):
     assert seen == dict.fromkeys(range(shape["pairs"]), shape["epochs"])
     for step in steps:
         counted = sum(len(m.pairs) for m in step if m.weight)
+        tokens = sum(3 * pair % 7 + 1 for m in step if m.weight for pair in m.pairs)
+        assert all(m.step_tokens == tokens for m in step)
         assert all(m.step_pairs == counted and 1 <= len(m.pairs) <= shape["micro_batch_size"] for m in step)
 
 

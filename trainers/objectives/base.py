@@ -47,11 +47,12 @@ class Completions:
 
 @dataclass(frozen=True)
 class Loss:
-    """One entry per unit (pair or token); the trainer alone divides, by the count over the global batch."""
+    """Entries per unit; the trainer alone divides, each sum by its own unit's count over the global batch."""
 
-    per_unit: Tensor
+    per_pair: Tensor  #: (P,), weighted; zeros where no term counts pairs
     #: each a vector; what is logged is its mean over all entries of all ranks since the last log
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    per_token: Tensor | None = None  #: weighted, one entry for each token of the chosen answers
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ class Objective(Frozen, ABC):
     def needs(self) -> Needs:
         """What `loss` reads beyond log-probabilities."""
         return Needs()
+
+    def batch_coupled(self) -> bool:
+        """Whether the loss of a pair depends on which others share its micro-batch."""
+        return False
 
     def modules(self, layers: int, width: int) -> nn.Module | None:  # noqa: ARG002 - for those that have none
         """Trainable state of the objective itself for a model of so many blocks of that width."""
