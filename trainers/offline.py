@@ -20,6 +20,7 @@ from trainers import checkpoints
 from trainers.arguments import parameter_groups
 from trainers.artifacts import Learned
 from trainers.collate import INPUTS, MicroBatches
+from trainers.drift import WARNING, first_fall
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
@@ -105,6 +106,8 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         left = (time.monotonic() - then) / max(step - before, 1) * (steps - step)
         data = {**record, "total_steps": steps, "eta_seconds": round(left)}
         self.run.progress.say(f"Step {step}/{steps}: training loss={record['train_loss']:.4f}", data, kind="metrics")
+        if first_fall(self.state.log_history):
+            self.run.progress.say(WARNING, {"step": step}, level="warn")
 
     def _logs_next(self) -> bool:
         """Whether the step under way will be logged, as far as can be known before it."""

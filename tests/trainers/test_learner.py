@@ -74,6 +74,11 @@ def masks(learner: Learner, objective: Objective, states: Tensor, count: int) ->
         return ones, zeros, zeros.sum()
     if objective.mask == "ones":
         return ones, ones, count * torch.tensor(objective.l1_reward + objective.l1_kl).double()
+    if objective.mask == "mapo":
+        level = states.mean(-1)
+        low, high = level.min(1, keepdim=True).values, level.max(1, keepdim=True).values
+        mask = ((level - low) / (high - low)).mean(0) if count > 1 else ones
+        return mask, mask, zeros.sum()
     networks = learner.objective_modules
     m_u, m_d = networks.reward(states), (networks.kl or networks.reward)(states)
     shares = 0.5 if networks.kl is None else 1.0
@@ -85,6 +90,7 @@ OBJECTIVES = [
     SparsePO(beta=0.5, mask="ones"),
     SparsePO(beta=0.5, l1_reward=0.01, l1_kl=0.03),
     SparsePO(beta=0.5, mask="learned_independent", l1_reward=0.01, l1_kl=0.03),
+    SparsePO(beta=0.5, mask="mapo"),
 ]
 
 

@@ -90,7 +90,7 @@ class DPO(Objective):
         pairs, terms = self._pairs(batch), self.terms()
         losses: dict[LossType, Tensor] = {name: PAIR_LOSSES[name](pairs) for name in terms if name != "sft"}
         per_pair = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
-        metrics = preference_metrics(batch, _rewards(pairs))
+        metrics = preference_metrics(batch, _rewards(pairs), self.beta)
         per_token = None
         if "sft" in terms:
             surprise = -batch.logp[batch.segment < batch.count // 2]
