@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from trainers.likelihood import token_scores
-from trainers.masks import activation_mask
 from trainers.objectives import DPO, Completions, SparsePO
 
 LENGTHS = (3, 1, 4, 2, 5, 1)  # three chosen answers, then three rejected ones
@@ -277,65 +276,3 @@ def test_token_weights_are_the_masks(logits, masks):
     weights = SparsePO(mask="learned_independent").token_weights(batch, Given(*masks))
     assert torch.equal(weights["mask"], masks[0])
     assert torch.equal(weights["kl_mask"], masks[1])
-
-
-def test_tdpo2_has_its_definition_and_leaves_the_chosen_kl_alone(logits):
-    policy, reference = logits
-    batch = completions(policy, reference)
-    sums, kls = batch.total(batch.log_ratio()), batch.total(batch.kl)
-    for alpha in (0.0, 0.5, 1.0):
-        found = SparsePO(mask="ones", tdpo=2, alpha=alpha, beta=0.7).loss(batch).per_pair
-        s = sums[:3] - sums[3:] - alpha * (kls[3:] - kls[:3].detach())
-        expected = -nn.functional.logsigmoid(0.7 * s)
-        assert torch.allclose(found, expected, atol=1e-12)
-        ours, theirs = (torch.autograd.grad(loss.sum(), policy, retain_graph=True)[0] for loss in (found, expected))
-        assert torch.allclose(ours, theirs, atol=1e-12)
-
-
-def test_tdpo2_lies_between_dpo_and_tdpo1(logits):
-    policy, reference = logits
-    batch = completions(policy, reference)
-    none, whole = (SparsePO(mask="ones", tdpo=2, alpha=alpha).loss(batch).per_pair for alpha in (0.0, 1.0))
-    first = SparsePO(mask="ones").loss(batch).per_pair
-    assert torch.equal(none, DPO().loss(batch).per_pair)
-    assert torch.equal(whole, first)
-    grads = [torch.autograd.grad(loss.sum(), policy, retain_graph=True)[0] for loss in (whole, first)]
-    assert float((grads[0] - grads[1])[SEGMENT < 3].abs().max()) > 1e-3
-    assert torch.allclose(grads[0][SEGMENT >= 3], grads[1][SEGMENT >= 3], atol=1e-14)
-
-
-@pytest.mark.parametrize("settings", [{"tdpo": 2}, {"tdpo": 2, "mask": "mapo"}, {"mask": "ones", "alpha": 0.3}])
-def test_tdpo2_takes_no_mask_and_tdpo1_no_alpha(settings):
-    with pytest.raises(ValueError, match=r"tdpo 2"):
-        SparsePO(**settings)
-
-
-def test_mapo_is_its_definition_from_the_references_states(logits):
-    batch = completions(*logits)
-    expected = []
-    for completion in range(6):
-        levels = batch.ref_states[:, completion == SEGMENT].mean(-1)
-        z = (levels - levels.mean(1, keepdim=True)) / (levels.std(1, keepdim=True) + 1e-12)  # as the release has it
-        low, high = z.min(1, keepdim=True).values, z.max(1, keepdim=True).values
-        expected.append(((z - low) / (high - low)).mean(0) if levels.shape[1] > 1 else torch.ones(1).double())
-    mask = torch.cat(expected)
-    objective = SparsePO(mask="mapo", beta=0.7)
-    shown = objective.token_weights(batch)
-    assert list(shown) == ["mask"]
-    assert torch.allclose(shown["mask"], mask, atol=1e-9)
-    assert not shown["mask"].requires_grad
-    _, loss = dense(*logits, mask, mask, beta=0.7)
-    assert torch.allclose(objective.loss(batch).per_pair, loss, atol=1e-9)
-    assert objective.modules(LAYERS, WIDTH) is None
-    assert (objective.needs().kl, objective.needs().ref_states) == (True, True)
-
-
-def test_a_single_blocks_mapo_mask_runs_from_0_to_1_in_each_answer():
-    states = torch.randn(1, N, WIDTH, generator=torch.Generator().manual_seed(6))
-    mask = activation_mask(states, SEGMENT, 6)
-    for completion, length in enumerate(LENGTHS):
-        here = mask[completion == SEGMENT]
-        assert (float(here.min()), float(here.max())) == ((0, 1) if length > 1 else (1, 1))
-    assert torch.allclose(activation_mask(3 * states + 5, SEGMENT, 6), mask, atol=1e-5)
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(activation_mask(states[:, order], SEGMENT[order], 6), mask[order])
