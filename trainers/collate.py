@@ -23,12 +23,13 @@ class MicroBatches(Dataset[dict[str, Any]]):
     store: ReferenceStore | None = None
 
     def __getitem__(self, micro_batch: MicroBatch) -> dict[str, Any]:
-        """The collated `row` with the micro-batch's `weight` and `step_pairs`."""
+        """The collated `row` with the micro-batch's `weight` and divisors."""
         row = self.layout.collate([self.rows[index] for index in micro_batch.pairs], micro_batch.most_pairs)
         row["most"] = max(row["most"], micro_batch.most_tokens)
         if self.store is not None:
             row["reference"] = self.store.read(micro_batch.pairs)
-        return {"row": row, "weight": micro_batch.weight, "step_pairs": micro_batch.step_pairs}
+        divisors = {"step_pairs": micro_batch.step_pairs, "step_tokens": micro_batch.step_tokens}
+        return {"row": row, "weight": micro_batch.weight, **divisors}
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -32,10 +32,11 @@ class Learner(nn.Module):
         self._capped = getattr(config, "final_logit_softcapping", None) is not None
         self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
-    def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """A row of the layout's `collate` → the objective's (P,) losses and its metrics, each a vector."""
+    def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """A row of `collate` → the objective's losses per pair (P,) and per token (or none), its metrics."""
         loss = self.objective.loss(self.completions(row, log_kl=log_kl), self.objective_modules)
-        return loss.per_unit, {**loss.metrics, "memory/head_mb": loss.per_unit.new_tensor([self.kept_mb])}
+        per_token = loss.per_pair.new_zeros(0) if loss.per_token is None else loss.per_token
+        return loss.per_pair, per_token, {**loss.metrics, "memory/head_mb": per_token.new_tensor([self.kept_mb])}
 
     def completions(self, row: Row, *, log_kl: bool = False) -> Completions:
         """The per-token vectors that the objective declares it needs; with `log_kl` the KL in any case."""

@@ -15,7 +15,8 @@ class MicroBatch:
     """One forward pass of one rank."""
 
     pairs: tuple[int, ...]  #: indices into the rows
-    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the loss's divisor
+    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the divisor of terms that count pairs
+    step_tokens: int  #: tokens of those pairs' chosen answers: the divisor of terms that count tokens
     #: 1, or 0 for a rank that has run out of pairs but must still take part in the backward pass
     weight: float = 1.0
     most_pairs: int = 1  #: the largest number of pairs that any rank has in this pass
@@ -31,6 +32,7 @@ class Schedule:
     """
 
     tokens: tuple[int, ...]  #: of each pair
+    chosen_tokens: tuple[int, ...]  #: of each pair's chosen answer
     epochs: int
     batch_size: int
     micro_batch_size: int  #: pairs in a row, at most
@@ -95,4 +97,5 @@ class Schedule:
         shares = [tuple(row) or idle for row in together]
         pairs = max(len(share) for share in shares)
         tokens = max(sum(self.tokens[pair] for pair in share) for share in shares)
-        return MicroBatch(mine or idle, len(step), 1.0 if mine else 0.0, pairs, tokens)
+        divisors = len(step), sum(self.chosen_tokens[pair] for pair in step)
+        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, pairs, tokens)

@@ -55,6 +55,8 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     data = MicroBatches(training.rows, chosen.layout)
     run = _run(assignment, out, progress, stop, me, data)
     progress.say(_opening(run, training, chosen), _packing(run, chosen))
+    if objective.batch_coupled():
+        progress.say(_coupling(run.schedule), level="warn")
     prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
     progress.say(prepared.sentence, prepared.data)
     run = replace(run, data=replace(data, store=prepared.store))
@@ -91,6 +93,7 @@ def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     objective = assignment.spec.method.objective
     schedule = Schedule(
         tokens=tuple(data.layout.tokens(row) for row in data.rows),
+        chosen_tokens=tuple(len(row.chosen) for row in data.rows),
         epochs=objective.n_epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
@@ -122,6 +125,11 @@ def _packing(run: Run, chosen: Chosen) -> dict[str, Any]:
     schedule = run.schedule
     data = {"layout": chosen.layout.name, "layout_reason": chosen.why, "epoch_tokens": sum(schedule.tokens)}
     return data | {"rows_per_step": schedule.accumulation * schedule.ranks}
+
+
+def _coupling(schedule: Schedule) -> str:
+    share = f"each forward pass (at most {schedule.micro_batch_size} of {schedule.batch_size})"
+    return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
 
 
 def _train(trainer: OfflineTrainer) -> None:

@@ -71,6 +71,11 @@ def masks(learner: Learner, objective: Objective, states: Tensor, count: int) ->
         return ones, zeros, zeros.sum()
     if objective.mask == "ones":
         return ones, ones, count * torch.tensor(objective.l1_reward + objective.l1_kl).double()
+    if objective.mask == "mapo":
+        level = states.mean(-1)
+        low, high = level.min(1, keepdim=True).values, level.max(1, keepdim=True).values
+        mask = ((level - low) / (high - low)).mean(0) if count > 1 else ones
+        return mask, mask, zeros.sum()
     networks = learner.objective_modules
     m_u, m_d = networks.reward(states), (networks.kl or networks.reward)(states)
     shares = 0.5 if networks.kl is None else 1.0
@@ -82,13 +87,14 @@ OBJECTIVES = [
     SparsePO(beta=0.5, mask="ones"),
     SparsePO(beta=0.5, l1_reward=0.01, l1_kl=0.03),
     SparsePO(beta=0.5, mask="learned_independent", l1_reward=0.01, l1_kl=0.03),
+    SparsePO(beta=0.5, mask="mapo"),
 ]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_losses_and_gradients_are_the_dense_ones(make, rows, objective):
     learner = make(objective)
-    losses, metrics = learner(collate(rows))
+    losses, _, metrics = learner(collate(rows))
     expected = dense(learner, rows, objective)
     assert torch.allclose(losses, expected, atol=1e-9, rtol=0)
     assert float((losses.detach() - math.log(2)).abs().min()) > 1e-3
@@ -113,13 +119,13 @@ def test_gradients_are_finite_differences(make, rows):
 @pytest.mark.parametrize("objective", OBJECTIVES[:3], ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_a_fresh_adapter_starts_at_log_2(make, rows, objective):
     bare = objective.model_copy(update={"l1_reward": 0.0, "l1_kl": 0.0} if isinstance(objective, SparsePO) else {})
-    losses, _ = make(bare, moved=False, dtype=torch.float32)(collate(rows))
+    losses, *_ = make(bare, moved=False, dtype=torch.float32)(collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6, rtol=0)
 
 
 def test_neighbours_do_not_change_a_pairs_loss(make, rows):
     learner = make(OBJECTIVES[3])
-    together, _ = learner(collate(rows))
+    together, *_ = learner(collate(rows))
     alone = torch.cat([learner(collate([row]))[0] for row in rows])
     assert torch.allclose(together, alone, atol=1e-12)
 
@@ -128,7 +134,7 @@ def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
     results = []
     for budget in (256.0, 12 * 2 * 260 * 8 / 2**20):  # all kept; twelve tokens of 260 words, policy and reference
         learner = make(OBJECTIVES[2].model_copy(update={"head_memory_mb": budget}))
-        losses, metrics = learner(collate(rows))
+        losses, _, metrics = learner(collate(rows))
         losses.sum().backward()
         results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
         tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
@@ -168,7 +174,7 @@ def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
     for log_kl in (False, True):
         learner = make(DPO())
-        losses, metrics = learner(collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -183,7 +189,7 @@ def test_dropout_in_the_adapter_leaves_the_reference_alone(assign, rows):
     torch.manual_seed(0)
     policy = load_policy(assign("dpo", peft={"lora_dropout": 0.5}), torch.float32)
     learner = Learner(policy, DPO(), choose(policy.get_base_model()).layout).train()
-    losses, _ = learner(collate(rows))
+    losses, *_ = learner(collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6)
 
 

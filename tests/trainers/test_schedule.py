@@ -15,8 +15,14 @@ from trainers.schedule import MicroBatch, Schedule
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(tuple)
 
 
+def chosen_of(tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths of the chosen answers, made up."""
+    return tuple(3 * pair % 7 + 1 for pair in range(len(tokens)))
+
+
 def steps_of(**shape: Any) -> list[list[MicroBatch]]:
     """All ranks' micro-batches, by step, each pass's ranks side by side."""
+    shape["chosen_tokens"] = chosen_of(shape["tokens"])
     ranks = [Schedule(**shape, rank=rank) for rank in range(shape["ranks"])]
     flat = [[micro_batch for [micro_batch] in schedule] for schedule in ranks]
     size = ranks[0].accumulation
@@ -40,6 +46,8 @@ def test_each_epoch_sees_each_pair_once_within_the_rows_budget_and_with_the_weig
     assert seen == dict.fromkeys(range(len(shape["tokens"])), shape["epochs"])
     for step in steps:
         counted = sum(len(m.pairs) for m in step if m.weight)
+        tokens = sum(3 * pair % 7 + 1 for m in step if m.weight for pair in m.pairs)
+        assert all(m.step_tokens == tokens for m in step)
         assert all(m.step_pairs == counted and 1 <= len(m.pairs) <= shape["micro_batch_size"] for m in step)
         for m in step:
             used = sum(shape["tokens"][pair] for pair in m.pairs)

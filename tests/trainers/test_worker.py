@@ -96,6 +96,26 @@ def test_ranks_and_accumulation_change_no_loss(dpo, finish, assign):
         assert series[2] == pytest.approx(series[0], rel=2e-4, abs=1e-6)
 
 
+def test_a_mixture_of_pair_and_token_terms_is_the_same_for_any_share(finish, assign):
+    asked = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "n_epochs": 2}
+    whole = finish(assign("dpo", micro_batch_size=8, **asked))
+    spread = finish(assign("dpo", micro_batch_size=1, **asked), ranks=2)
+    for name in ("train_loss", "loss/sigmoid", "loss/sft", "grad_norm"):
+        series = [[data[name] for data in attempt.metrics()] for attempt in (whole, spread)]
+        assert series[1] == pytest.approx(series[0], rel=2e-4)
+    assert whole.metrics()[0]["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
+    for data in whole.metrics():
+        assert data["train_loss"] == pytest.approx(data["loss/sigmoid"] + 0.5 * data["loss/sft"], rel=1e-6)
+    by_epoch = [sum(data["loss/sft"] for data in part) for part in (whole.metrics()[:3], whole.metrics()[3:])]
+    assert by_epoch[1] < by_epoch[0]
+
+
+def test_a_loss_that_couples_pairs_says_so(finish, assign):
+    attempt = finish(assign("dpo", loss_type="aot"))
+    [warning] = [event["message"] for event in attempt.events() if event["level"] == "warn"]
+    assert warning.startswith("The loss compares the pairs of each forward pass (at most 4 of 8):")
+
+
 def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
     l1 = {"l1_reward": 1e-3, "l1_kl": 1e-3, "mask_weight_decay": 0.1}
     third = finish(assign("sparsepo", n_epochs=2, micro_batch_size=2, zero_stage=3, **l1), ranks=2)
