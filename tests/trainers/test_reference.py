@@ -123,7 +123,7 @@ def test_a_run_from_the_store_is_the_online_run(finish, assign):
 
 @pytest.mark.deepspeed
 def test_a_relaunch_reads_the_store_of_the_launch_before_it(launch, finish, assign):
-    asked = assign("sparsepo", n_epochs=60)
+    asked = assign("sparsepo", n_epochs=50)
     attempt = launch(asked)
     attempt.wait_for_step(2)
     attempt.process.send_signal(signal.SIGTERM)
