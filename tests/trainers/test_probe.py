@@ -103,7 +103,7 @@ def test_windows_and_hybrids_train_on_the_dense_losses(assign, rows, tmp_path, k
     learner = Learner(policy, SparsePO(mask="ones", beta=0.5), chosen.layout).double()
     for parameter in (p for p in learner.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.1)
-    found, _ = learner(chosen.layout.collate(rows, pairs=7))
+    found, *_ = learner(chosen.layout.collate(rows, pairs=7))
     merged, plain = copy.deepcopy(policy).merge_and_unload(), copy.deepcopy(policy).unload()
     expected = torch.stack([dense(merged, plain, row) for row in rows])
     assert torch.allclose(found, expected, atol=1e-5)
@@ -127,7 +127,7 @@ def test_idle_sequences_change_neither_losses_nor_gradients(assign, rows):
         learner = Learner(load_policy(assign("dpo"), torch.float32), DPO(), LinearLayout())
         row = learner.layout.collate(rows, pairs)
         assert len(row["places"]) == 2 * max(pairs, len(rows))
-        losses, _ = learner(row)
+        losses, *_ = learner(row)
         losses.sum().backward()
         results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -50,7 +50,7 @@ def exact(learner: Learner) -> Learner:
 
 
 def losses_and_gradients(learner: Learner, rows: list[TokenPair]) -> list[torch.Tensor]:
-    losses, _ = learner(learner.layout.collate(rows))
+    losses, *_ = learner(learner.layout.collate(rows))
     losses.sum().backward()
     return [losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainers.collate import collate
 from trainers.data.tokens import TokenPair
 from trainers.likelihood import token_scores
 from trainers.objectives import DPO, Completions
@@ -49,7 +48,7 @@ def inputs(trainer):
     return next(iter(trainer.get_train_dataloader()))
 
 
-def completions(trainer, inputs) -> Completions:
+def completions(trainer, inputs, layout) -> Completions:
     """TRL's own batch, its tokens laid end to end as this trainer does."""
     ids = [
         (row[: (mask > 0).nonzero()[0, 0]], row[mask > 0])
@@ -59,11 +58,9 @@ def completions(trainer, inputs) -> Completions:
         TokenPair(line, prompt, chosen, rejected)
         for line, ((prompt, chosen), (_, rejected)) in enumerate(zip(ids[: len(ROWS)], ids[len(ROWS) :], strict=True))
     ]
-    batch = collate(pairs)
+    batch = layout.collate(pairs)
     models = (trainer.accelerator.unwrap_model(trainer.model), trainer.ref_model)
-    last, ref_last = (
-        m.base_model(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)[batch["positions"]] for m in models
-    )
+    last, ref_last = (layout.states(m.base_model, batch)[0][batch["positions"]] for m in models)
     heads = [head_of(m) for m in models]
     logp = token_scores(heads[0], last, last.detach(), batch["targets"], kl="none", rows=999).logp
     ref_logp = token_scores(heads[1], ref_last, ref_last, batch["targets"], kl="none", rows=999).logp.detach()
@@ -76,7 +73,7 @@ def gradient(trainer, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
 
 
-def check(trainer, inputs, ours: DPO) -> None:
+def check(trainer, inputs, layout, ours: DPO) -> None:
     trainer.loss_types, trainer.loss_weights = (
         list(ours.loss_type),
         list(ours.loss_weights or [1] * len(ours.loss_type)),
@@ -85,7 +82,7 @@ def check(trainer, inputs, ours: DPO) -> None:
         setattr(trainer, name, getattr(ours, name))
     theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False)
     expected = gradient(trainer, theirs)
-    loss = ours.loss(completions(trainer, inputs))
+    loss = ours.loss(completions(trainer, inputs, layout))
     found = loss.per_pair.mean() + (0 if loss.per_token is None else loss.per_token.mean())
     assert float(found.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
     assert float((gradient(trainer, found) - expected).norm() / expected.norm()) <= 1e-5
@@ -95,8 +92,8 @@ def check(trainer, inputs, ours: DPO) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
 )
-def test_values_and_gradients_are_trls(trainer, inputs, name, settings):
-    check(trainer, inputs, DPO(loss_type=name, beta=0.1, **settings))
+def test_values_and_gradients_are_trls(trainer, inputs, Padded, name, settings):  # noqa: N803 - a class
+    check(trainer, inputs, Padded(), DPO(loss_type=name, beta=0.1, **settings))
 
 
 def test_the_cases_hold_every_loss_that_trl_knows():
@@ -105,6 +102,6 @@ def test_the_cases_hold_every_loss_that_trl_knows():
     assert {name for name, _ in CASES} == EVERY - {"cdpo", "ipo_sum", "simpo", "orpo", "cpo"}
 
 
-def test_a_weighted_mixture_is_trls(trainer, inputs):
+def test_a_weighted_mixture_is_trls(trainer, inputs, Padded):  # noqa: N803 - a class
     weights = {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]}
-    check(trainer, inputs, DPO(beta=0.1, **weights))
+    check(trainer, inputs, Padded(), DPO(beta=0.1, **weights))
