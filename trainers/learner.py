@@ -1,4 +1,4 @@
-"""What is trained: the policy and the objective's own modules, from a padded micro-batch to one loss per pair."""
+"""What is trained: the policy and the objective's own modules, from a packed row to one loss per pair."""
 
 from __future__ import annotations
 
@@ -9,52 +9,57 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from trainers.likelihood import LOGITS_AT_ONCE, Kl, token_scores
+from trainers.layouts import Layout
+from trainers.likelihood import Kl, kept_bytes, token_scores
 from trainers.objectives import Completions, Objective
 from trainers.policy import head_of
+from trainers.rows import Row
+
+MIB = 2**20
 
 
 class Learner(nn.Module):
     """The module that transformers.Trainer and DeepSpeed see; only adapter and objective modules have gradients."""
 
-    def __init__(self, policy: PeftModel, objective: Objective) -> None:
+    def __init__(self, policy: PeftModel, objective: Objective, layout: Layout) -> None:
         super().__init__()
         config = policy.get_base_model().config.get_text_config()
         self.policy = policy
         self.objective = objective
+        self.layout = layout
         self.objective_modules = objective.modules(config.num_hidden_layers, config.hidden_size)
-        self._rows = max(1, LOGITS_AT_ONCE // config.vocab_size)
+        self._vocabulary = config.vocab_size
+        self._capped = getattr(config, "final_logit_softcapping", None) is not None
+        self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
-    def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, segment: Tensor, log_kl: bool = False
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """A batch of `collate` → the objective's (P,) losses and its metrics, each a vector."""
-        batch = self.completions(input_ids, positions, targets, segment, log_kl=log_kl)
-        loss = self.objective.loss(batch, self.objective_modules)
-        return loss.per_unit, loss.metrics
+    def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """A row of `collate` → the objective's losses per pair (P,) and per token (or none), its metrics."""
+        loss = self.objective.loss(self.completions(row, log_kl=log_kl), self.objective_modules)
+        per_token = loss.per_pair.new_zeros(0) if loss.per_token is None else loss.per_token
+        return loss.per_pair, per_token, {**loss.metrics, "memory/head_mb": per_token.new_tensor([self.kept_mb])}
 
-    def completions(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, segment: Tensor, *, log_kl: bool = False
-    ) -> Completions:
+    def completions(self, row: Row, *, log_kl: bool = False) -> Completions:
         """The per-token vectors that the objective declares it needs; with `log_kl` the KL in any case."""
         needs = self.objective.needs()
         kl: Kl = "gradient" if needs.kl else "metric" if log_kl else "none"
-        ref_last, ref_all = self._reference(input_ids, positions, every_block=needs.ref_states)
+        reference = row["reference"] if "reference" in row else self.reference_states(row)
         base = self.policy.get_base_model()
-        last = base.base_model(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)[positions]
-        scores = token_scores(head_of(base), last, ref_last, targets, kl=kl, rows=self._rows)
-        return Completions(scores.logp, scores.ref_logp, segment, len(input_ids), scores.kl, ref_all)
+        last = self.layout.states(base.base_model, row)[0][row["positions"]]
+        size = kept_bytes(self._vocabulary, last.element_size(), kl=kl, capped=self._capped)
+        rows = int(self.objective.head_memory_mb * MIB / size)
+        head, targets, most = head_of(base), row["targets"], row["most"]
+        scores = token_scores(head, last, reference[0], targets, kl=kl, rows=rows, most=most)
+        self.kept_mb = scores.kept * size / MIB
+        blocks = reference[1:] if needs.ref_states else None
+        return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
 
     @torch.no_grad()
-    def _reference(self, input_ids: Tensor, positions: Tensor, *, every_block: bool) -> tuple[Tensor, Tensor | None]:
-        """(N, d) last states and, where asked for, the (L, N, d) states after each block."""
-        base = self.policy.get_base_model()
+    def reference_states(self, row: Row) -> Tensor:
+        """(B, N, d): the reference's last states at the row's completion tokens and, where declared, each block's."""
+        every_block = self.objective.needs().ref_states
         with self.policy.disable_adapter():
-            out = base.base_model(input_ids=input_ids, use_cache=False, output_hidden_states=every_block)
-        last = out.last_hidden_state.flatten(0, 1)[positions]
-        if not every_block:
-            return last, None
-        return last, torch.stack([state.flatten(0, 1)[positions] for state in out.hidden_states[1:]])
+            states = self.layout.states(self.policy.get_base_model().base_model, row, every_block=every_block)
+        return torch.stack([state[row["positions"]] for state in states])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in nn.Module, but frozen weights may be missing: checkpoints hold only what is trained."""

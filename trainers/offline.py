@@ -19,7 +19,8 @@ from typing_extensions import override
 from trainers import checkpoints
 from trainers.arguments import parameter_groups
 from trainers.artifacts import Learned
-from trainers.collate import INPUTS, MicroBatches
+from trainers.collate import MicroBatches
+from trainers.drift import WARNING, first_fall
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
@@ -50,8 +51,12 @@ class Run:
         return self.assignment.spec.method.objective
 
 
+#: the part of the loss whose mean goes over tokens
+OVER_TOKENS = "train_loss/tokens"
+
+
 class OfflineTrainer(Trainer):  # type: ignore[misc]
-    """The loss and its gradient are means over the pairs of a step, however ranks and micro-batches share them."""
+    """The loss and its gradient are means over a step's pairs and tokens, whoever computes which."""
 
     loss_is_scaled_for_ga = True
 
@@ -78,11 +83,12 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
-        """Σ loss over the micro-batch's pairs · ranks / pairs of the step: DeepSpeed then averages over the ranks."""
-        weight, total = inputs["weight"], inputs["step_pairs"]
-        losses, metrics = model(**{name: inputs[name] for name in INPUTS}, log_kl=self._logs_next())
-        self.means.add({"train_loss": losses, **metrics}, weight=weight)
-        loss: Tensor = losses.sum() * (weight * self.run.ranks.world / total)
+        """Σ loss over the micro-batch's units · ranks / units of the step: DeepSpeed then averages over the ranks."""
+        weight = inputs["weight"]
+        per_pair, per_token, metrics = model(row=inputs["row"], log_kl=self._logs_next())
+        self.means.add({"train_loss": per_pair, OVER_TOKENS: per_token, **metrics}, weight=weight)
+        loss: Tensor = per_pair.sum() / inputs["step_pairs"] + per_token.sum() / inputs["step_tokens"]
+        loss = loss * (weight * self.run.ranks.world)
         self.finite &= loss.detach().isfinite()
         return loss
 
@@ -93,12 +99,15 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
             return  # transformers' summary at the end
         step, steps = self.state.global_step, self.state.max_steps
         record = {"step": step, "epoch": step / steps * self.run.objective.n_epochs, **self.means.take()}
+        record["train_loss"] += record.pop(OVER_TOKENS, 0.0)
         record |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}  # ZeRO-0 has no norm
         self.state.log_history.append(record)
         then, before = self.started
         left = (time.monotonic() - then) / max(step - before, 1) * (steps - step)
         data = {**record, "total_steps": steps, "eta_seconds": round(left)}
         self.run.progress.say(f"Step {step}/{steps}: training loss={record['train_loss']:.4f}", data, kind="metrics")
+        if first_fall(self.state.log_history):
+            self.run.progress.say(WARNING, {"step": step}, level="warn")
 
     def _logs_next(self) -> bool:
         """Whether the step under way will be logged, as far as can be known before it."""

@@ -1,10 +1,12 @@
-"""Which pairs go into which step, on which rank, in which micro-batch. Torch-free."""
+"""Which pairs go into which step, on which rank, in which row. Torch-free."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from heapq import heappop, heappush
 from math import ceil
 
 
@@ -13,50 +15,87 @@ class MicroBatch:
     """One forward pass of one rank."""
 
     pairs: tuple[int, ...]  #: indices into the rows
-    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the loss's divisor
+    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the divisor of terms that count pairs
+    step_tokens: int  #: tokens of those pairs' chosen answers: the divisor of terms that count tokens
     #: 1, or 0 for a rank that has run out of pairs but must still take part in the backward pass
     weight: float = 1.0
+    most_pairs: int = 1  #: the largest number of pairs that any rank has in this pass
+    most_tokens: int = 1  #: and of tokens
 
 
 @dataclass(frozen=True)
 class Schedule:
     """All micro-batches of one rank over all epochs, `accumulation` of them per optimiser step.
 
-    A step's pairs depend on the seed only, never on how many ranks or micro-batches share them; the last step
-    of an epoch holds what is left.
+    A step's pairs depend on the seed only, never on how many ranks or rows share them; the last step of an epoch
+    holds what is left. Within a step the longest pair goes first, into the row that is emptiest.
     """
 
-    pairs: int
+    tokens: tuple[int, ...]  #: of each pair
+    chosen_tokens: tuple[int, ...]  #: of each pair's chosen answer
     epochs: int
     batch_size: int
-    micro_batch_size: int
+    micro_batch_size: int  #: pairs in a row, at most
+    micro_batch_tokens: int  #: tokens in a row, at most; a longer pair has a row of its own
     ranks: int
     rank: int
     seed: int
 
-    @property
+    @cached_property
     def accumulation(self) -> int:
-        """Micro-batches per step: as few as hold the largest rank's share."""
-        return ceil(ceil(min(self.batch_size, self.pairs) / self.ranks) / self.micro_batch_size)
+        """Rows of a rank per step: as few as hold every step of the run."""
+        largest = min(self.batch_size, len(self.tokens))
+        rows = ceil(ceil(largest / self.micro_batch_size) / self.ranks)
+        for step in self._steps():
+            while self._packed(step, rows) is None:
+                rows += 1
+        # one row more can, in principle, undo a greedy packing: the number must fit all steps
+        while any(self._packed(step, rows) is None for step in self._steps()):
+            rows += 1
+        return rows
 
     @property
     def steps(self) -> int:
         """Optimiser steps in the whole run."""
-        return self.epochs * ceil(self.pairs / self.batch_size)
+        return self.epochs * ceil(len(self.tokens) / self.batch_size)
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
-        for epoch in range(self.epochs):
-            order = list(range(self.pairs))
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
-            for start in range(0, self.pairs, self.batch_size):
-                for micro_batch in self._share(order[start : start + self.batch_size]):
-                    yield [micro_batch]
+        for step in self._steps():
+            rows = self._packed(step, self.accumulation)
+            assert rows is not None, "the accumulation holds every step"  # noqa: S101
+            for place in range(self.accumulation):
+                yield [self._mine(rows, step, place)]
 
-    def _share(self, step: list[int]) -> Iterator[MicroBatch]:
-        mine = step[self.rank :: self.ranks]
-        for place in range(self.accumulation):
-            chunk = tuple(mine[place :: self.accumulation])
-            yield MicroBatch(chunk or (step[0],), len(step), 1.0 if chunk else 0.0)
+    def _steps(self) -> Iterator[list[int]]:
+        for epoch in range(self.epochs):
+            order = list(range(len(self.tokens)))
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
+            for start in range(0, len(order), self.batch_size):
+                yield order[start : start + self.batch_size]
+
+    def _packed(self, step: list[int], rows: int) -> list[list[int]] | None:
+        """The step's pairs in `rows` rows of each rank, the fullest first; None where they do not fit."""
+        packed: list[list[int]] = [[] for _ in range(rows * self.ranks)]
+        emptiest = [(0, row) for row in range(len(packed))]
+        for pair in sorted(step, key=lambda pair: (-self.tokens[pair], pair)):
+            used, row = heappop(emptiest) if emptiest else (self.micro_batch_tokens, -1)
+            if used and used + self.tokens[pair] > self.micro_batch_tokens:
+                return None
+            packed[row].append(pair)
+            if len(packed[row]) < self.micro_batch_size:
+                heappush(emptiest, (used + self.tokens[pair], row))
+        return sorted(packed, key=lambda row: -sum(self.tokens[pair] for pair in row))
+
+    def _mine(self, rows: list[list[int]], step: list[int], place: int) -> MicroBatch:
+        """This rank's row of those that all compute at once; who gets the fuller one changes from pass to pass."""
+        together = rows[place * self.ranks : (place + 1) * self.ranks]
+        mine = tuple(together[self.rank if place % 2 == 0 else -1 - self.rank])
+        idle = (min(step, key=lambda pair: (self.tokens[pair], pair)),)
+        shares = [tuple(row) or idle for row in together]
+        pairs = max(len(share) for share in shares)
+        tokens = max(sum(self.tokens[pair] for pair in share) for share in shares)
+        divisors = len(step), sum(self.chosen_tokens[pair] for pair in step)
+        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, pairs, tokens)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.collate import collate
 from trainers.data.tokens import Encoder, TokenPair
 from trainers.learner import Learner
+from trainers.rows import on
 
 NAME = "token_masks.json"
 PAIRS = 64
@@ -41,8 +41,7 @@ def token_masks(
 def _answers(
     learner: Learner, rows: Sequence[TokenPair], encoder: Encoder, device: torch.device
 ) -> list[dict[str, Any]]:
-    inputs = {name: tensor.to(device) for name, tensor in collate(rows).items()}
-    batch = learner.completions(**inputs, log_kl=True)
+    batch = learner.completions(on(device, learner.layout.collate(rows)), log_kl=True)
     columns: dict[str, Tensor] = {"log_ratio": batch.log_ratio()}
     if batch.kl is not None:
         columns["kl"] = batch.kl

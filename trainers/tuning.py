@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
-from trainers import artifacts, checkpoints, ranks
+from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data.records import read_pairs
@@ -21,6 +21,7 @@ from trainers.learner import Learner
 from trainers.objectives import Objective
 from trainers.offline import OfflineTrainer, Run
 from trainers.policy import load_policy
+from trainers.probe import Chosen, choose
 from trainers.ranks import Ranks
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
@@ -46,11 +47,19 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
     shown = _shown(assignment, encoder, limit) or training
     set_seed(seed)
-    learner = Learner(load_policy(assignment, _dtype(objective)), objective)
+    policy = load_policy(assignment, _dtype(objective))
+    chosen = choose(policy.get_base_model())
+    learner = Learner(policy, objective, chosen.layout)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
-    run = _run(assignment, out, progress, stop, me, training)
-    progress.say(_opening(run, training))
+    data = MicroBatches(training.rows, chosen.layout)
+    run = _run(assignment, out, progress, stop, me, data)
+    progress.say(_opening(run, training, chosen), _packing(run, chosen))
+    if objective.batch_coupled():
+        progress.say(_coupling(run.schedule), level="warn")
+    prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
+    progress.say(prepared.sentence, prepared.data)
+    run = replace(run, data=replace(data, store=prepared.store))
     trainer = OfflineTrainer(learner, _arguments(run, learner), run)
     if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
         _train(trainer)
@@ -80,21 +89,21 @@ def _dtype(objective: Objective) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _run(
-    assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, training: TokenPairs
-) -> Run:
+def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, data: MicroBatches) -> Run:
     objective = assignment.spec.method.objective
     schedule = Schedule(
-        pairs=len(training.rows),
+        tokens=tuple(data.layout.tokens(row) for row in data.rows),
+        chosen_tokens=tuple(len(row.chosen) for row in data.rows),
         epochs=objective.n_epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
+        micro_batch_tokens=objective.micro_batch_tokens,
         ranks=me.world,
         rank=me.rank,
         seed=assignment.spec.seed,
     )
     saves = checkpoints.planned(schedule.steps, objective.checkpoints)
-    return Run(assignment, out, progress, stop, me, schedule, MicroBatches(training.rows, pad=0), saves)
+    return Run(assignment, out, progress, stop, me, schedule, data, saves)
 
 
 def _arguments(run: Run, learner: Learner) -> Any:
@@ -104,11 +113,23 @@ def _arguments(run: Run, learner: Learner) -> Any:
     return arguments(run.objective, run.schedule, out=run.out, seed=seed, trainable=trainable, gpu=gpu)
 
 
-def _opening(run: Run, training: TokenPairs) -> str:
+def _opening(run: Run, training: TokenPairs, chosen: Chosen) -> str:
     rate = run.objective.resolved_learning_rate()
     passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
     steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
-    return f"Training on {training.describe()} at learning rate {rate:g}: {steps}"
+    return f"Training on {training.describe()} at learning rate {rate:g}: {steps}, {chosen.describe()}"
+
+
+def _packing(run: Run, chosen: Chosen) -> dict[str, Any]:
+    """How pairs become rows, for those who read events by program."""
+    schedule = run.schedule
+    data = {"layout": chosen.layout.name, "layout_reason": chosen.why, "epoch_tokens": sum(schedule.tokens)}
+    return data | {"rows_per_step": schedule.accumulation * schedule.ranks}
+
+
+def _coupling(schedule: Schedule) -> str:
+    share = f"each forward pass (at most {schedule.micro_batch_size} of {schedule.batch_size})"
+    return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
 
 
 def _train(trainer: OfflineTrainer) -> None:
@@ -139,3 +160,4 @@ def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[Toke
         checkpoints=checkpoints.saved(run.out),
         trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
     )
+    precompute.discard(run.out)

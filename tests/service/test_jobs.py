@@ -249,7 +249,7 @@ def test_a_strangers_job_does_not_exist(stranger, create, until):
         ({"training_file": "file-none"}, "training_file", "no file"),
         ({"method": {"type": "ppo"}}, "method", "dpo"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta", "greater than 0"),
-        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}}, "method.dpo.hyperparameters.beta", "less than or equal to 2"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 250}}}}, "method.dpo.hyperparameters.beta", "less than or equal to 100"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"bta": 1}}}}, "method.dpo.hyperparameters.bta", "not permitted"),
         ({"method": None}, "method", "required"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),

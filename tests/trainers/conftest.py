@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trainers.data.tokens import TokenPair
 from trainers.manifest import Manifest
+from trainers.rows import Row
 from trainers.spec import Assignment, JobSpec
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +123,55 @@ def pairs_path(tmp_path_factory) -> Path:
 
 
 @dataclass
+class Padded:
+    """The oracle of both layouts: prompt and answer in rows of their own, padded on the right to the longest.
+
+    Causal attention never looks to the right, so no mask is needed.
+    """
+
+    pad: int = 0
+    name = "padded"
+
+    def tokens(self, row: TokenPair) -> int:
+        return row.tokens + len(row.prompt)
+
+    def collate(self, rows: Sequence[TokenPair], pairs: int = 0) -> Row:
+        answers = [row.chosen for row in rows] + [row.rejected for row in rows]
+        sequences = [torch.cat([row.prompt, a]) for row, a in zip([*rows, *rows], answers, strict=True)]
+        ids = pad_sequence(sequences, batch_first=True, padding_value=self.pad)
+        firsts = [
+            k * ids.shape[1] + len(s) - len(a) - 1 for k, (s, a) in enumerate(zip(sequences, answers, strict=True))
+        ]
+        return {
+            "input_ids": ids,
+            "position_ids": torch.arange(ids.shape[1]).expand_as(ids),
+            "places": (),
+            "positions": torch.cat([torch.arange(f, f + len(a)) for f, a in zip(firsts, answers, strict=True)]),
+            "targets": torch.cat(answers),
+            "segment": torch.cat([torch.full((len(a),), k) for k, a in enumerate(answers)]),
+            "count": len(answers),
+            "most": sum(len(answer) for answer in answers),
+        }
+
+    def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[torch.Tensor, ...]:
+        out = model(input_ids=row["input_ids"], use_cache=False, output_hidden_states=every_block)
+        wanted = [out.last_hidden_state, *(out.hidden_states[1:] if every_block else ())]
+        return tuple(state.flatten(0, 1) for state in wanted)
+
+
+@pytest.fixture(name="Padded", scope="session")
+def _padded():
+    return Padded
+
+
+@pytest.fixture
+def rows() -> list[TokenPair]:
+    """Five pairs as tensors."""
+    names = ("prompt", "chosen", "rejected")
+    return [TokenPair(line, *(torch.tensor(row[n]) for n in names)) for line, row in enumerate(id_rows(5), 1)]
+
+
+@dataclass
 class Attempt:
     """A worker (or torchrun with its workers) in its own session, and its `out/`."""
 
@@ -212,7 +265,7 @@ def _environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "PREFSERVE_ATTEMPT_TOKEN": "the-token",
-        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
+        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
     }
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import learner as learner_module
-from trainers.collate import collate
 from trainers.data.tokens import TokenPair
+from trainers.layouts import TreeLayout
 from trainers.learner import Learner
 from trainers.objectives import DPO, Objective, SparsePO
 from trainers.policy import load_policy
+from trainers.probe import choose
+from trainers.rows import tree_row as collate
 
 
 def randomised(module: nn.Module, *, std: float) -> None:
@@ -25,20 +26,14 @@ def randomised(module: nn.Module, *, std: float) -> None:
 
 
 @pytest.fixture
-def rows(id_rows) -> list[TokenPair]:
-    return [
-        TokenPair(line, *(torch.tensor(row[name]) for name in ("prompt", "chosen", "rejected")))
-        for line, row in enumerate(id_rows(5), 1)
-    ]
-
-
-@pytest.fixture
 def make(assign):
     """A Learner in float64, moved away from its start unless told otherwise."""
 
     def learner(objective: Objective, *, moved: bool = True, dtype: torch.dtype = torch.float64) -> Learner:
         torch.manual_seed(0)
-        made = Learner(load_policy(assign("dpo"), torch.float32), objective).to(dtype)
+        policy = load_policy(assign("dpo"), torch.float32)
+        made = Learner(policy, objective, choose(policy.get_base_model()).layout).to(dtype)
+        assert made.layout == TreeLayout()
         if moved:
             randomised(made, std=0.05)
         return made
@@ -50,6 +45,8 @@ def dense(learner: Learner, rows: list[TokenPair], objective: Objective) -> Tens
     """The objective's definition from all logits of a merged policy and the plain base."""
     policy = copy.deepcopy(learner.policy).merge_and_unload().double()
     reference = copy.deepcopy(learner.policy).unload().double()
+    policy.set_attn_implementation("sdpa")
+    reference.set_attn_implementation("sdpa")
     losses = []
     for row in rows:
         s, price = 0.0, 0.0
@@ -74,6 +71,11 @@ def masks(learner: Learner, objective: Objective, states: Tensor, count: int) ->
         return ones, zeros, zeros.sum()
     if objective.mask == "ones":
         return ones, ones, count * torch.tensor(objective.l1_reward + objective.l1_kl).double()
+    if objective.mask == "mapo":
+        level = states.mean(-1)
+        low, high = level.min(1, keepdim=True).values, level.max(1, keepdim=True).values
+        mask = ((level - low) / (high - low)).mean(0) if count > 1 else ones
+        return mask, mask, zeros.sum()
     networks = learner.objective_modules
     m_u, m_d = networks.reward(states), (networks.kl or networks.reward)(states)
     shares = 0.5 if networks.kl is None else 1.0
@@ -85,13 +87,14 @@ OBJECTIVES = [
     SparsePO(beta=0.5, mask="ones"),
     SparsePO(beta=0.5, l1_reward=0.01, l1_kl=0.03),
     SparsePO(beta=0.5, mask="learned_independent", l1_reward=0.01, l1_kl=0.03),
+    SparsePO(beta=0.5, mask="mapo"),
 ]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_losses_and_gradients_are_the_dense_ones(make, rows, objective):
     learner = make(objective)
-    losses, metrics = learner(**collate(rows))
+    losses, _, metrics = learner(collate(rows))
     expected = dense(learner, rows, objective)
     assert torch.allclose(losses, expected, atol=1e-9, rtol=0)
     assert float((losses.detach() - math.log(2)).abs().min()) > 1e-3
@@ -102,43 +105,43 @@ def test_gradients_are_finite_differences(make, rows):
     learner = make(SparsePO(mask="learned_independent", l1_reward=0.01))
     batch = collate(rows[:2])  # Llama's norms compute in float32, which limits the step and the agreement
     trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    learner(**batch)[0].sum().backward()
+    learner(batch)[0].sum().backward()
     for name, parameter in trained.items():
         place = parameter.grad.abs().argmax()
         slope, step = parameter.grad.flatten()[place].item(), 1e-3
         values = []
         for move in (step, -2 * step, step):
             parameter.data.flatten()[place] += move
-            values.append(learner(**batch)[0].sum().item())
+            values.append(learner(batch)[0].sum().item())
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=0.02, abs=1e-4), name
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[:3], ids=lambda o: f"{o.type}-{getattr(o, 'mask', '')}")
 def test_a_fresh_adapter_starts_at_log_2(make, rows, objective):
     bare = objective.model_copy(update={"l1_reward": 0.0, "l1_kl": 0.0} if isinstance(objective, SparsePO) else {})
-    losses, _ = make(bare, moved=False, dtype=torch.float32)(**collate(rows))
+    losses, *_ = make(bare, moved=False, dtype=torch.float32)(collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6, rtol=0)
 
 
-def test_neither_padding_nor_neighbours_change_a_pairs_loss(make, rows):
+def test_neighbours_do_not_change_a_pairs_loss(make, rows):
     learner = make(OBJECTIVES[3])
-    together, _ = learner(**collate(rows))
-    other_pad, _ = learner(**collate(rows, pad=77))
-    alone = torch.cat([learner(**collate([row]))[0] for row in rows])
-    assert torch.equal(together, other_pad)
+    together, *_ = learner(collate(rows))
+    alone = torch.cat([learner(collate([row]))[0] for row in rows])
     assert torch.allclose(together, alone, atol=1e-12)
 
 
-def test_a_few_tokens_at_a_time_give_the_same_losses_and_gradients(make, rows, monkeypatch):
+def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
     results = []
-    for numbers in (2**26, 3 * 260):  # all at once; three tokens of 260 words
-        monkeypatch.setattr(learner_module, "LOGITS_AT_ONCE", numbers)
-        learner = make(OBJECTIVES[2])
-        losses, _ = learner(**collate(rows))
+    for budget in (256.0, 12 * 2 * 260 * 8 / 2**20):  # all kept; twelve tokens of 260 words, policy and reference
+        learner = make(OBJECTIVES[2].model_copy(update={"head_memory_mb": budget}))
+        losses, _, metrics = learner(collate(rows))
         losses.sum().backward()
-        results.append((losses.detach(), [p.grad for p in learner.parameters() if p.requires_grad]))
-    assert torch.allclose(results[0][0], results[1][0], atol=1e-12)
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(results[0][1], results[1][1], strict=True))
+        results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
+        tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
+        said = metrics["memory/head_mb"].tolist()
+        assert said == [pytest.approx(min(budget, tokens * 2 * 260 * 8 / 2**20), rel=0.4)]
+        assert said[0] <= budget
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*results, strict=True))
 
 
 def test_checkpointed_blocks_give_the_same_gradients(make, rows):
@@ -147,35 +150,35 @@ def test_checkpointed_blocks_give_the_same_gradients(make, rows):
         learner = make(OBJECTIVES[2]).train()
         if checkpointing:
             learner.policy.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        learner(**collate(rows))[0].sum().backward()
+        learner(collate(rows))[0].sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
 
 def test_only_the_adapter_and_the_objectives_modules_have_gradients(make, rows):
     learner = make(SparsePO())
-    learner(**collate(rows))[0].sum().backward()
+    learner(collate(rows))[0].sum().backward()
     with_gradient = {name for name, p in learner.named_parameters() if p.grad is not None}
     assert with_gradient == {name for name, p in learner.named_parameters() if p.requires_grad}
     assert all("lora_" in name or name.startswith("objective_modules.") for name in with_gradient)
 
 
 def test_what_the_objective_does_not_need_is_not_computed(make, rows):
-    batch = make(DPO()).completions(**collate(rows))
+    batch = make(DPO()).completions(collate(rows))
     assert batch.kl is None
     assert batch.ref_states is None
-    assert make(SparsePO(mask="ones")).completions(**collate(rows)).ref_states is None
+    assert make(SparsePO(mask="ones")).completions(collate(rows)).ref_states is None
 
 
 def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
     for log_kl in (False, True):
         learner = make(DPO())
-        losses, metrics = learner(**collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    batch = make(SparsePO(mask="ones")).completions(**collate(rows))
+    batch = make(SparsePO(mask="ones")).completions(collate(rows))
     chosen, rejected = batch.total(batch.kl).chunk(2)
     assert torch.allclose(metrics["kl/chosen"], chosen, atol=1e-12)
     assert torch.allclose(metrics["kl/rejected"], rejected, atol=1e-12)
@@ -185,8 +188,8 @@ def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
 def test_dropout_in_the_adapter_leaves_the_reference_alone(assign, rows):
     torch.manual_seed(0)
     policy = load_policy(assign("dpo", peft={"lora_dropout": 0.5}), torch.float32)
-    learner = Learner(policy, DPO()).train()
-    losses, _ = learner(**collate(rows))
+    learner = Learner(policy, DPO(), choose(policy.get_base_model()).layout).train()
+    losses, *_ = learner(collate(rows))
     assert torch.allclose(losses, torch.full((5,), math.log(2)), atol=1e-6)
 
 

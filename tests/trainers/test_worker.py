@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from trainers.ranks import Ranks
 from trainers.stopping import STOPPED
@@ -96,6 +96,26 @@ def test_ranks_and_accumulation_change_no_loss(dpo, finish, assign):
         assert series[2] == pytest.approx(series[0], rel=2e-4, abs=1e-6)
 
 
+def test_a_mixture_of_pair_and_token_terms_is_the_same_for_any_share(finish, assign):
+    asked = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "n_epochs": 2}
+    whole = finish(assign("dpo", micro_batch_size=8, **asked))
+    spread = finish(assign("dpo", micro_batch_size=1, **asked), ranks=2)
+    for name in ("train_loss", "loss/sigmoid", "loss/sft", "grad_norm"):
+        series = [[data[name] for data in attempt.metrics()] for attempt in (whole, spread)]
+        assert series[1] == pytest.approx(series[0], rel=2e-4)
+    assert whole.metrics()[0]["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
+    for data in whole.metrics():
+        assert data["train_loss"] == pytest.approx(data["loss/sigmoid"] + 0.5 * data["loss/sft"], rel=1e-6)
+    by_epoch = [sum(data["loss/sft"] for data in part) for part in (whole.metrics()[:3], whole.metrics()[3:])]
+    assert by_epoch[1] < by_epoch[0]
+
+
+def test_a_loss_that_couples_pairs_says_so(finish, assign):
+    attempt = finish(assign("dpo", loss_type="aot"))
+    [warning] = [event["message"] for event in attempt.events() if event["level"] == "warn"]
+    assert warning.startswith("The loss compares the pairs of each forward pass (at most 4 of 8):")
+
+
 def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
     l1 = {"l1_reward": 1e-3, "l1_kl": 1e-3, "mask_weight_decay": 0.1}
     third = finish(assign("sparsepo", n_epochs=2, micro_batch_size=2, zero_stage=3, **l1), ranks=2)
@@ -104,14 +124,36 @@ def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
     assert all(torch.allclose(ours[name], theirs[name], atol=2e-5) for name in theirs)
 
 
-def test_metrics_events_say_how_far_it_is(dpo):
+def test_a_sliding_window_trains_linear_rows_on_unevenly_filled_ranks(finish, assign, tmp_path):
+    torch.manual_seed(7)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=260, num_key_value_heads=1, head_dim=16, sliding_window=4, **shape)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    byte_tokenizer = AutoTokenizer.from_pretrained(assign("dpo").model_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    how = {"model_path": tmp_path, "micro_batch_tokens": 40}
+    alone = finish(assign("sparsepo", micro_batch_size=8, **how))
+    uneven = finish(assign("sparsepo", micro_batch_size=3, zero_stage=3, **how), ranks=2)
+    assert "linear rows (its attention sees a window of 4 tokens)" in alone.events()[1]["message"]
+    assert uneven.events()[1]["data"]["layout"] == "linear"
+    assert uneven.losses() == pytest.approx(alone.losses(), rel=2e-5)
+    assert alone.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert alone.losses()[-1] != pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_metrics_events_say_how_far_it_is(dpo, id_rows):
     events = dpo.events()
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     messages = [event["message"] for event in events if event["type"] == "message"]
     assert messages[:2] == [
         "Loading tiny",
-        "Training on 22 pairs at learning rate 0.001: 9 steps, 3 epochs, 1 processes",
+        "Training on 22 pairs at learning rate 0.001: 9 steps, 3 epochs, 1 processes, "
+        "tree rows (prompts once, the probe agrees with separate sequences)",
     ]
+    opening = next(event["data"] for event in events if event["message"].startswith("Training on"))
+    assert opening["layout"] == "tree"
+    assert opening["rows_per_step"] == 1
+    assert opening["epoch_tokens"] == sum(len(part) for row in id_rows(22) for part in row.values())
     assert messages[-2:] == ["Publishing", "Done"]
     last = next(event for event in reversed(events) if event["type"] == "metrics")
     assert last["message"] == f"Step 9/9: training loss={last['data']['train_loss']:.4f}"
