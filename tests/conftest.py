@@ -81,8 +81,7 @@ def _ready(up: subprocess.Popen[bytes], log: Path, home: Path) -> Service:
 def _end_what_still_trains(home: Path) -> None:
     """A stopped service leaves its attempts running; a test that failed half-way must not."""
     for folder in (home / "artifacts").iterdir():
-        process = processes.find(folder)
-        if process is not None and process.alive:
+        for process in processes.running_with(str(folder / "spec.json")):  # torchrun's workers lead their own groups
             process.stop(grace=0)
 
 

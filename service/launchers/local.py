@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from trainers.manifest import NAME as MANIFEST
 from trainers.spec import Assignment
 
 SPEC, OUTCOME, STOP, GPUS = "spec.json", "outcome.json", "stop-requested", "gpus.json"
+EXTENSIONS = "torch_extensions"
 #: on CPU a slot is this many processes of one thread each
 RANKS_PER_CPU_SLOT = 2
 
@@ -47,13 +49,14 @@ class LocalLauncher:
         argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s, then it kills
         argv += ["-m", "trainers.worker", str(out / SPEC), str(out)]
-        processes.start(out, argv, self._environment(gpus, token))
+        processes.start(out, argv, self._environment(gpus, token, self._own_extensions(out)))
 
     def poll(self, name: str) -> Outcome:
         """A living process, else the manifest, else what the workers said last, else that they died."""
         out = self.folder(name)
         if self._alive(out):
             return Outcome(Phase.RUNNING)
+        shutil.rmtree(out / EXTENSIONS, ignore_errors=True)
         if (out / MANIFEST).exists():
             return Outcome(Phase.SUCCEEDED)
         return Outcome(Phase.ABSENT) if processes.find(out) is None else self._last_words(out)
@@ -98,14 +101,23 @@ class LocalLauncher:
         message = f"{error['message']}; the end of the log:\n{processes.log_tail(out)}"
         return {"param": None, **error, "message": message}
 
-    def _environment(self, gpus: list[str], token: str) -> dict[str, str]:
+    def _own_extensions(self, out: Path) -> Path:
+        """A copy of what DeepSpeed has compiled: torch locks the folder at every start, and a worker that is killed
+        in that moment leaves the lock for good."""
+        if not self.extensions_dir.is_dir():
+            return self.extensions_dir  # nothing was built ahead: the first attempt builds it there
+        shutil.rmtree(out / EXTENSIONS, ignore_errors=True)
+        shutil.copytree(self.extensions_dir, out / EXTENSIONS, ignore=shutil.ignore_patterns("lock"))
+        return out / EXTENSIONS
+
+    def _environment(self, gpus: list[str], token: str, extensions: Path) -> dict[str, str]:
         return processes.environment(self.python, "NCCL_", "GLOO_") | {
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(gpus))) if gpus else "1",
             "PREFSERVE_ATTEMPT_TOKEN": token,
             "TOKENIZERS_PARALLELISM": "false",
-            "TORCH_EXTENSIONS_DIR": str(self.extensions_dir),
+            "TORCH_EXTENSIONS_DIR": str(extensions),
         }
 
     def _take_gpus(self, out: Path, slots: int) -> list[str]:

@@ -30,6 +30,7 @@ def settings(tmp_path: Path) -> Settings:
         home=tmp_path / "home",
         trainer_python=PROGRAM,
         serving_python=tmp_path / "no-serving-environment" / "bin" / "python",
+        extensions_dir=tmp_path / "extensions",
         tick_seconds=0.02,
         max_file_bytes=100_000,
     )

@@ -216,6 +216,18 @@ def test_one_jobs_trouble_does_not_hold_up_the_others(create, until, parts, sett
     until(create()["id"], "succeeded")
 
 
+def test_a_lock_that_a_killed_worker_left_holds_up_no_later_job(create, until, settings):
+    built = settings.extensions_dir / "comm"
+    built.mkdir(parents=True)
+    (built / "comm.so").write_bytes(b"compiled")
+    (built / "lock").touch()
+    job = create("work")["id"]
+    until(job, "running")
+    own = settings.artifacts / attempt_name(job, 1) / "torch_extensions" / "comm"
+    eventually(lambda: (own / "comm.so").exists())
+    assert not (own / "lock").exists()
+
+
 def test_workers_that_outlive_their_launcher_keep_the_slot(settings, tmp_path):
     launcher = LocalLauncher(tmp_path, PROGRAM, tmp_path, (), 1)
     out = launcher.folder("ftjob-x-a1")
