@@ -56,7 +56,7 @@ def test_losses_and_gradients_from_the_store_are_the_online_ones(learner, rows, 
         store.write([pair], learner.reference_states(learner.layout.collate([row])))
     results = []
     for data in (MicroBatches(rows, learner.layout), MicroBatches(rows, learner.layout, store)):
-        row = data[MicroBatch((3, 0, 4), 3)]["row"]
+        row = data[MicroBatch((3, 0, 4), step_pairs=3, step_tokens=9)]["row"]
         assert ("reference" in row) == (data.store is not None)
         learner.zero_grad()
         losses, *_ = learner(row)
