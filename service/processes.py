@@ -80,15 +80,16 @@ def find(folder: Path) -> Process | None:
         return None
 
 
-def running_with(argument: str) -> list[Process]:
-    """Every process that has this word on its command line, whatever session it is in."""
+def running_with(*arguments: str) -> list[Process]:
+    """Every process that has all these words on its command line, whatever session it is in."""
+    wanted = {argument.encode() for argument in arguments}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
+            words = set((folder / "cmdline").read_bytes().split(b"\0"))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        started = _started(int(folder.name)) if argument.encode() in words else None
+        started = _started(int(folder.name)) if wanted <= words else None
         if started is not None:
             found.append(Process(int(folder.name), started))
     return found

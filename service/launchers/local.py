@@ -19,6 +19,7 @@ from trainers.spec import Assignment
 
 SPEC, OUTCOME, STOP, GPUS = "spec.json", "outcome.json", "stop-requested", "gpus.json"
 EXTENSIONS = "torch_extensions"
+WORKER = "trainers.worker"
 #: on CPU a slot is this many processes of one thread each
 RANKS_PER_CPU_SLOT = 2
 
@@ -48,7 +49,7 @@ class LocalLauncher:
         ranks = len(gpus) or RANKS_PER_CPU_SLOT * slots
         argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s, then it kills
-        argv += ["-m", "trainers.worker", str(out / SPEC), str(out)]
+        argv += ["-m", WORKER, str(out / SPEC), str(out)]
         processes.start(out, argv, self._environment(gpus, token, self._own_extensions(out)))
 
     def poll(self, name: str) -> Outcome:
@@ -83,8 +84,12 @@ class LocalLauncher:
             process.signal_group(number)
 
     def _alive(self, out: Path) -> list[Process]:
-        """torchrun and its workers, which have sessions of their own and may outlive it."""
-        return processes.running_with(str(out / SPEC))
+        """torchrun and its workers, which have sessions of their own and may outlive it.
+
+        A process just started shows no command line for a moment; torchrun is known by its record too.
+        """
+        leader, found = processes.find(out), processes.running_with(WORKER, str(out / SPEC))
+        return [leader, *found] if leader is not None and leader.alive else found
 
     def _last_words(self, out: Path) -> Outcome:
         try:

@@ -232,17 +232,18 @@ def test_workers_that_outlive_their_launcher_keep_the_slot(settings, tmp_path):
     launcher = LocalLauncher(tmp_path, PROGRAM, tmp_path, (), 1)
     out = launcher.folder("ftjob-x-a1")
     out.mkdir()
-    orphan = processes.start(tmp_path / "elsewhere", ["sleep", "60", str(out / "spec.json")][:2], {})
-    worker = [sys.executable, "-c", "import time; time.sleep(60)", str(out / "spec.json")]
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)", str(out / "spec.json")]
+    reader = processes.start(tmp_path / "elsewhere", sleep, {})
+    worker = [*sleep, "trainers.worker"]
     outliving = processes.start(tmp_path / "worker", worker, {})
-    assert launcher.poll("ftjob-x-a1").phase is Phase.RUNNING
+    eventually(lambda: launcher.poll("ftjob-x-a1").phase is Phase.RUNNING)
     launcher.stop("ftjob-x-a1")
     os.utime(out / "stop-requested", (0, 0))  # long ago
     launcher.stop("ftjob-x-a1")
     eventually(lambda: not outliving.alive)
     assert launcher.poll("ftjob-x-a1").phase is Phase.ABSENT
-    assert orphan.alive
-    orphan.stop(grace=0)
+    assert reader.alive
+    reader.stop(grace=0)
 
 
 def test_a_strangers_job_does_not_exist(stranger, create, until):
