@@ -116,7 +116,7 @@ def add_model(
     config = registry.read_config(folder)
     check_base(config, gpu=bool(settings.gpus))
     with _database(settings).transaction() as db:
-        row = registry.add_base(db, name, folder, source=source)
+        row = registry.add_base(db, name, folder, source=source if HUB.match(source) else str(folder))
     template = "" if registry.has_template(folder) else "; it has no chat template: prompts are plain text"
     console.print(f"{name}: {source}, digest {row.digest[:12]}{template}")
 

@@ -50,7 +50,7 @@ def prepare(
     if not reused:
         _fill(store, learner, data, made_of, objective, me)
     origin = "found from an earlier launch" if reused else "computed once"
-    return Prepared(store, f"Reference states {origin}: {size:.3g} GB", said | {"reference": "store"})
+    return Prepared(store, f"Reference states {origin}: {1000 * size:.3g} MB on disk", said | {"reference": "store"})
 
 
 def discard(out: Path) -> None:
