@@ -58,7 +58,7 @@ def up(
             raise Refusal(f"cannot listen on {host}:{port}: {error.strerror}") from error
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"  # noqa: S104
         application = create_app(settings.model_copy(update={"public_url": settings.public_url or url}))
-        _first_key(settings)
+        _first_key(application.state.parts.database)
         config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=20)
         try:
             _Server(config, url, settings).run(sockets=[listening])
@@ -98,8 +98,8 @@ def _only_one(settings: Settings) -> IO[str]:
     return lock
 
 
-def _first_key(settings: Settings) -> None:
-    with _database(settings).transaction() as db:
+def _first_key(database: Database) -> None:
+    with database.transaction() as db:
         if keys.everything(db):
             return
         _, text = keys.create(db, tenant="default", name="first")

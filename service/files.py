@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,8 @@ def store(source: BinaryIO, folder: Path, *, tenant: str, filename: str, purpose
                     raise TooLarge(f"{filename!r} is larger than {limit} bytes", param="file")
                 digest.update(chunk)
                 target.write(chunk)
+            target.flush()
+            os.fsync(target.fileno())
         if size == 0:
             raise Invalid(f"{filename!r} is empty", param="file")
         partial.replace(folder / file_id)

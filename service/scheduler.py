@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.states import Status
 from trainers.manifest import NAME as MANIFEST
 from trainers.manifest import Manifest
+from trainers.protocol import EVENTS
 from trainers.spec import Assignment
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class Scheduler:
         for job in unfinished:
             if job.status is Status.RUNNING:
                 self._apart(self._follow, job)
-        for job in self._claimed():
-            self._apart(self._launch, job)
+        if any(job.status is Status.QUEUED for job in unfinished):  # an idle service does not lock its database
+            for job in self._claimed():
+                self._apart(self._launch, job)
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop; an error is logged and the next tick tries again."""
@@ -175,7 +177,7 @@ def _error(message: str, code: str) -> dict[str, Any]:
 def _left_behind(folder: Path) -> list[events.Progress]:
     """The events an attempt wrote down; a line that is none, cut short by its death say, is left out."""
     try:
-        lines = (folder / "events.jsonl").read_text().splitlines()
+        lines = (folder / EVENTS).read_text().splitlines()
     except FileNotFoundError:
         return []
     found = []

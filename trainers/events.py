@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 import httpx
 
-LOG = "events.jsonl"
+from trainers.protocol import EVENTS
+
 BATCH = 200
 #: the attempt has been superseded, its token revoked or its job removed
 UNWANTED = frozenset({401, 403, 404, 409})
@@ -53,7 +54,7 @@ class Events:
     """
 
     def __init__(self, out: Path, url: str | None, token: str) -> None:
-        self._path = out / LOG
+        self._path = out / EVENTS
         self._events = _whole_lines(self._path)
         self._push = _Push(self._events, url, token) if url else None
         if self._push:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trainers.objectives.base import Frozen
+from reward.spec import Frozen
 
 NAME = "manifest.json"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 
 from pydantic import Field, create_model, model_validator
 
+from reward.spec import Frozen
 from trainers.objectives import AnyObjective, Objective
-from trainers.objectives.base import Frozen
 
 AnObjective = TypeVar("AnObjective", bound=Objective)
 

@@ -20,11 +20,9 @@ from typing import Any
 from trainers.data.records import BadLine
 from trainers.errors import Unusable
 from trainers.events import Events, Progress, Silence
+from trainers.protocol import OUTCOME, TOKEN
 from trainers.spec import Assignment
 from trainers.stopping import STOPPED, StopSignal, end_with_launcher
-
-OUTCOME = "outcome.json"
-TOKEN = "PREFSERVE_ATTEMPT_TOKEN"  # noqa: S105 - the variable's name
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,11 +15,10 @@ from service.errors import Refusal
 from service.launchers.base import Outcome, Phase, attempt_name
 from service.processes import Process
 from trainers.manifest import NAME as MANIFEST
+from trainers.protocol import OUTCOME, SPEC, TOKEN, WORKER
 from trainers.spec import Assignment
 
-SPEC, OUTCOME, STOP, GPUS = "spec.json", "outcome.json", "stop-requested", "gpus.json"
-EXTENSIONS = "torch_extensions"
-WORKER = "trainers.worker"
+STOP, GPUS, EXTENSIONS = "stop-requested", "gpus.json", "torch_extensions"
 #: on CPU a slot is this many processes of one thread each
 RANKS_PER_CPU_SLOT = 2
 
@@ -120,7 +119,7 @@ class LocalLauncher:
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(gpus))) if gpus else "1",
-            "PREFSERVE_ATTEMPT_TOKEN": token,
+            TOKEN: token,
             "TOKENIZERS_PARALLELISM": "false",
             "TORCH_EXTENSIONS_DIR": str(extensions),
         }

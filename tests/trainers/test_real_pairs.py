@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +11,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.realdata, pytest.mark.deepspeed]
-REALDATA = Path(os.environ.get("PREFSERVE_REALDATA", Path(__file__).parents[3] / "shared" / "realdata"))
-MODEL = REALDATA / "models" / "stories260k-hd32"
 PAIRS = 96
 
 
 @pytest.fixture(scope="module")
-def afinn():
-    rows = (line.split("\t") for path in sorted((REALDATA / "afinn").glob("*.txt")) for line in path.open())
+def afinn(realdata):
+    rows = (line.split("\t") for path in sorted((realdata / "afinn").glob("*.txt")) for line in path.open())
     words = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].strip().lstrip("-").isdigit()}
     return lambda text: sum(words.get(word.strip('.,!?"'), 0) for word in text.lower().split())
 
@@ -31,11 +27,10 @@ def stories(model, count: int, seed: int) -> list[list[int]]:
     return out[:, 1:].tolist()
 
 
-def test_dpo_on_its_own_stories_makes_the_real_model_happier(finish, assign, write_rows, tmp_path, afinn):
-    if not MODEL.exists():
-        pytest.skip(f"the real model is not here: {MODEL}")
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    base = AutoModelForCausalLM.from_pretrained(MODEL)
+def test_dpo_on_its_own_stories_makes_the_real_model_happier(finish, assign, write_rows, tmp_path, realdata, afinn):
+    model = realdata / "models" / "stories260k-hd32"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    base = AutoModelForCausalLM.from_pretrained(model)
 
     def mood(ids: list[int]) -> int:
         return afinn(tokenizer.decode(ids))
@@ -45,7 +40,7 @@ def test_dpo_on_its_own_stories_makes_the_real_model_happier(finish, assign, wri
     file = write_rows(tmp_path / "pairs.jsonl", rows)
     how = {"batch_size": 16, "micro_batch_size": 8, "learning_rate": 3e-3, "n_epochs": 4, "beta": 0.1}
     attempt = finish(
-        assign("dpo", model_path=MODEL, training_path=file, peft={"r": 8, "lora_alpha": 16}, **how), ranks=2
+        assign("dpo", model_path=model, training_path=file, peft={"r": 8, "lora_alpha": 16}, **how), ranks=2
     )
     assert attempt.losses()[0] == pytest.approx(math.log(2), abs=1e-5)
     assert attempt.manifest().metrics["rewards/accuracies"] > 0.75

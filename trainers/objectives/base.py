@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from math import log
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+from reward.spec import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
 
 #: log-odds of the raters' agreement where the file says nothing of it: all but one in a thousand
 UNANIMOUS = log(999)
-
-
-class Frozen(BaseModel):
-    """Data: parsed once at the edge, never changed, no unknown fields, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
