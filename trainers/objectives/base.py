@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: KL(π_ref ‖ π) or KL(π ‖ π_ref)
 Kl = Literal["none", "reference_to_policy", "policy_to_reference"]
+Data = Literal["preference", "supervised", "binary"]
 #: log-odds of the raters' agreement where the file says nothing of it: all but one in a thousand
 UNANIMOUS = log(999)
 
@@ -79,6 +80,8 @@ class Objective(Frozen, ABC):
 
     #: the job's `method.type`
     type: ClassVar[str]
+    #: what a line of the training file is: a pair, a conversation to imitate, or an answer with a label
+    data: ClassVar[Data] = "preference"
     #: what the answers of an example are called
     answers: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     #: learning rate at `learning_rate_multiplier` 1 when a LoRA is trained
