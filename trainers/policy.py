@@ -32,21 +32,25 @@ def load_policy(assignment: Assignment, dtype: torch.dtype) -> PeftModel:
     return policy
 
 
-def head_of(model: Any) -> nn.Module:
+class Head(nn.Module):
     """States (n, d) → logits (n, V) of a causal language model."""
-    return _Head(model)
 
-
-class _Head(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._output = [model.get_output_embeddings()]  # in a list: the layer stays the model's own
-        self._scaling = getattr(model.config.get_text_config(), "logits_scaling", 1.0)  # Granite's
-        self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.scaling: float = getattr(model.config.get_text_config(), "logits_scaling", 1.0)  # Granite's
+        self.cap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(V, d), the output embedding."""
+        weight: torch.Tensor = self._output[0].weight
+        return weight
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._output[0](states) / self._scaling
-        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+        """As the model does it, scaled and capped."""
+        logits: torch.Tensor = self._output[0](states) / self.scaling
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 def _base(path: Path, dtype: torch.dtype) -> Any:
@@ -96,7 +100,7 @@ def _check_output_layer(policy: PeftModel) -> None:
     base = policy.get_base_model()
     probe = torch.arange(4, device=base.device)[None] % base.config.get_text_config().vocab_size
     own = base(input_ids=probe, use_cache=False).logits[0].float()
-    ours = head_of(base)(base.base_model(input_ids=probe, use_cache=False).last_hidden_state[0]).float()
+    ours = Head(base)(base.base_model(input_ids=probe, use_cache=False).last_hidden_state[0]).float()
     if not torch.allclose(own, ours, atol=1e-3, rtol=1e-3, equal_nan=True):
         sentence = f"{type(base).__name__} computes its output in a way that this trainer does not know"
         raise Unusable(sentence, code="architecture_unknown", param="model")

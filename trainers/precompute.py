@@ -73,14 +73,16 @@ def ingredients(assignment: Assignment, data: MicroBatches, tokenizer: Any, shap
         dtype=str(shape.dtype),
         layout=data.layout.name,
         blocks=shape.blocks,
+        mask=",".join(assignment.spec.method.objective.needs().activations),
     )
 
 
 def _shape(learner: Learner, objective: Objective) -> Shape:
     base = learner.policy.get_base_model()
     config = base.config.get_text_config()
-    blocks = 1 + config.num_hidden_layers * objective.needs().ref_states
-    return Shape(blocks, config.hidden_size, base.dtype)
+    needs = objective.needs()
+    blocks = 1 + config.num_hidden_layers * needs.ref_states + learner.closed
+    return Shape(blocks, config.hidden_size, base.dtype, mask=bool(needs.activations))
 
 
 def _fill(
@@ -92,7 +94,7 @@ def _fill(
     learner.to(me.device)
     for chunk in _chunks(data, objective, me):
         row = on(me.device, data.layout.collate([data.examples[e] for e in chunk]))
-        store.write(chunk, learner.reference_states(row))
+        store.write(chunk, learner.reference(row))
     me.wait_for_all()
     if me.speaks:
         store.finish(made_of)

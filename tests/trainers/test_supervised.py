@@ -30,10 +30,9 @@ def logits() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def completions(objective: Objective, policy: Tensor, reference: Tensor, targets: Tensor) -> Completions:
-    given = (lambda z: z, policy, reference if objective.needs().reference else None, targets)
-    scores = token_scores(*given, kl=objective.needs().kl, rows=N, accuracy=True)
+    scores = token_scores(lambda z: z, policy, reference, targets, kl=objective.needs().kl, rows=N, accuracy=True)
     segment = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2, 2])
-    return Completions(scores.logp, scores.ref_logp, segment, 3, scores.kl, correct=scores.correct)
+    return Completions(scores.logp, None, segment, 3, scores.kl, correct=scores.correct)
 
 
 def gradient(objective: Objective, logits: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -94,7 +93,7 @@ def test_training_one_context_ends_at_the_fixed_point(weight):
         z = reference.clone().requires_grad_()
         for _ in range(20000):
             scores = token_scores(lambda x: x, z, reference, target, kl="reference_to_policy", rows=1)
-            batch = Completions(scores.logp, scores.ref_logp, torch.zeros(1).long(), 1, scores.kl)
+            batch = Completions(scores.logp, None, torch.zeros(1).long(), 1, scores.kl)
             [slope] = torch.autograd.grad(objective.loss(batch).per_token.sum(), z)
             z = (z - slope).detach().requires_grad_()
             if float(slope.abs().max()) < 1e-12:
@@ -106,8 +105,8 @@ def test_what_is_logged_is_cross_entropy_probability_kl_and_accuracy_by_the_file
     policy, reference, targets = logits
     weights = torch.rand(N)
     batch = completions(ASFT(), *logits)
-    weighed = Completions(batch.logp, batch.ref_logp, batch.segment, 3, batch.kl, None, weights, batch.correct)
-    metrics = ASFT().loss(weighed).metrics
+    weighed = Completions(batch.logp, None, batch.segment, 3, batch.kl, None, weights, batch.correct)
+    metrics = {**ASFT().loss(weighed).metrics, **ASFT().diagnostics(weighed)}
     log_p, log_ref = policy.detach().log_softmax(-1), reference.log_softmax(-1)
     ce = -log_p.gather(1, targets[:, None])[:, 0]
     kl = (log_ref.exp() * (log_ref - log_p)).sum(-1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainers.objectives import pairwise
-from trainers.objectives.base import Completions, Loss, Needs, Objective, preference_metrics
+from trainers.objectives.base import Completions, Loss, Needs, Objective, likelihood_metrics, reward_metrics
 from trainers.objectives.pairwise import PAIR_LOSSES, Answers, Divergence, LossType, Pairs, divergence_score
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class DPO(Objective):
         pairs, terms = self._pairs(batch), self.terms()
         losses: dict[LossType, Tensor] = {name: PAIR_LOSSES[name](pairs) for name in terms if name != "sft"}
         per_example = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
-        metrics = preference_metrics(batch, _rewards(pairs), self.beta)
+        metrics = reward_metrics(_rewards(pairs)) | likelihood_metrics(batch, self.beta)
         per_token = None
         if "sft" in terms:
             surprise = -batch.logp[batch.segment < batch.count // 2]
@@ -111,6 +111,10 @@ class DPO(Objective):
         if len(losses) > 1:
             metrics |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
         return Loss(per_example.expand(batch.count // 2), metrics, per_token)
+
+    def diagnostics(self, batch: Completions) -> dict[str, Tensor]:
+        """The sampled pairs' KL, beside what every pair tells."""
+        return likelihood_metrics(batch, self.beta)
 
     def _pairs(self, batch: Completions) -> Pairs:
         """Sums over tokens, or means where normalised, into scores."""

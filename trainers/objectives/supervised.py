@@ -43,9 +43,11 @@ class TokenObjective(Objective):
         metrics = {"ce": self._mean(batch, surprise), "token_probability": self._mean(batch, p)}
         if batch.kl is not None:
             metrics["kl"] = self._mean(batch, batch.kl)
-        if batch.correct is not None:
-            metrics["token_accuracy"] = self._mean(batch, batch.correct)
         return Loss(per_token.new_zeros(batch.count), metrics, per_token)
+
+    def diagnostics(self, batch: Completions) -> dict[str, tuple[Tensor, Tensor]]:
+        """How often the file's token is the likeliest."""
+        return {} if batch.correct is None else {"token_accuracy": self._mean(batch, batch.correct)}
 
     def _mean(self, batch: Completions, values: Tensor) -> tuple[Tensor, Tensor]:
         """Over tokens, by the file's weights."""
