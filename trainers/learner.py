@@ -6,25 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from trainers.layouts import Layout
 from trainers.likelihood import Kl, kept_bytes, token_scores
 from trainers.objectives import Completions, Objective
-from trainers.policy import head_of
+from trainers.policy import base_of, head_of
 from trainers.rows import Row
+from trainers.start import AdapterOff, Start
 
 MIB = 2**20
 
 
 class Learner(nn.Module):
-    """The module that transformers.Trainer and DeepSpeed see; only adapter and objective modules have gradients."""
+    """The module that transformers.Trainer and DeepSpeed see; what trains of the policy and of the objective has gradients."""
 
-    def __init__(self, policy: PeftModel, objective: Objective, layout: Layout) -> None:
+    def __init__(self, policy: Any, objective: Objective, layout: Layout, start: Start | None = None) -> None:
         super().__init__()
-        config = policy.get_base_model().config.get_text_config()
+        config = base_of(policy).config.get_text_config()
         self.policy = policy
+        self.start = start or AdapterOff(policy)
         self.objective = objective
         self.layout = layout
         self.objective_modules = objective.modules(config.num_hidden_layers, config.hidden_size)
@@ -43,12 +44,12 @@ class Learner(nn.Module):
         needs = self.objective.needs()
         kl: Kl = "gradient" if needs.kl else "metric" if log_kl else "none"
         reference = row["reference"] if "reference" in row else self.reference_states(row)
-        base = self.policy.get_base_model()
+        base = base_of(self.policy)
         last = self.layout.states(base.base_model, row)[0][row["positions"]]
         size = kept_bytes(self._vocabulary, last.element_size(), kl=kl, capped=self._capped)
         rows = int(self.objective.head_memory_mb * MIB / size)
-        head, targets, most = head_of(base), row["targets"], row["most"]
-        scores = token_scores(head, last, reference[0], targets, kl=kl, rows=rows, most=most)
+        heads, targets, most = (head_of(base), self.start.head()), row["targets"], row["most"]
+        scores = token_scores(heads, last, reference[0], targets, kl=kl, rows=rows, most=most)
         self.kept_mb = scores.kept * size / MIB
         blocks = reference[1:] if needs.ref_states else None
         return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
@@ -57,8 +58,7 @@ class Learner(nn.Module):
     def reference_states(self, row: Row) -> Tensor:
         """(B, N, d): the reference's last states at the row's completion tokens and, where declared, each block's."""
         every_block = self.objective.needs().ref_states
-        with self.policy.disable_adapter():
-            states = self.layout.states(self.policy.get_base_model().base_model, row, every_block=every_block)
+        states = self.start.states(self.layout, row, every_block=every_block)
         return torch.stack([state[row["positions"]] for state in states])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -27,8 +27,12 @@ class TokenScores:
     kept: int = 0  #: tokens whose logits are kept for the backward pass
 
 
+#: states (n, d) → logits (n, V)
+Head = Callable[[Tensor], Tensor]
+
+
 def token_scores(
-    head: Callable[[Tensor], Tensor],
+    heads: Head | tuple[Head, Head],
     states: Tensor,
     ref_states: Tensor,
     targets: Tensor,
@@ -39,10 +43,11 @@ def token_scores(
 ) -> TokenScores:
     """Score targets (N,) from the policy's and the reference's last states (N, d), piece by piece.
 
-    `head` maps states (n, d) to logits (n, V); it is called as it is, whatever it consists of. The logits of at most
+    `heads`: the policy's and the reference's, or one for both; called as they are, whatever they consist of. The logits of at most
     `rows` tokens are kept for the backward pass; those beyond have theirs computed again in it. `most` is the largest
-    N of any rank: how often `head` is called depends on it and not on N, as ZeRO-3 needs.
+    N of any rank: how often they are called depends on it and not on N, as ZeRO-3 needs.
     """
+    both = heads if isinstance(heads, tuple) else (heads, heads)
     most = max(most, len(targets))
     pieces = ceil(most / max(1, rows // SHARE))
     kept_pieces = pieces if most <= rows else rows // ceil(most / pieces)
@@ -50,7 +55,7 @@ def token_scores(
     parts, kept = [], 0
     split = (torch.tensor_split(column, pieces) for column in (states, ref_states, targets))
     for place, (here, ref_here, labels) in enumerate(zip(*split, strict=True)):
-        given = (head, here, ref_here, labels, kl)
+        given = (*both, here, ref_here, labels, kl)
         if training and place >= kept_pieces:
             parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -66,10 +71,10 @@ def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> i
 
 
 def _score(
-    head: Callable[[Tensor], Tensor], states: Tensor, ref_states: Tensor, targets: Tensor, kl: Kl
+    head: Head, ref_head: Head, states: Tensor, ref_states: Tensor, targets: Tensor, kl: Kl
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        reference = head(ref_states)
+        reference = ref_head(ref_states)
     scores = Joint.apply(head(states), reference, targets, kl)  # type: ignore[no-untyped-call]
     return cast("tuple[Tensor, Tensor, Tensor]", scores)
 
