@@ -76,6 +76,11 @@ def write(manifest: Manifest, out: Path) -> None:
     fresh.replace(out / NAME)
 
 
-def _stored(path: Path) -> StoredFile:
+def sha256(path: Path) -> str:
+    """Of a file's content, as hexadecimal digits."""
     with path.open("rb") as content:
-        return StoredFile(bytes=path.stat().st_size, sha256=hashlib.file_digest(content, "sha256").hexdigest())
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _stored(path: Path) -> StoredFile:
+    return StoredFile(bytes=path.stat().st_size, sha256=sha256(path))

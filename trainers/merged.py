@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig
+from transformers.utils import logging
 
 from trainers.policy import load_policy
 from trainers.spec import Assignment
@@ -51,6 +52,7 @@ class Merged:
         dtype = AutoConfig.from_pretrained(assignment.model_path, local_files_only=True).dtype or torch.float32
         model, state = self._whole(assignment)
         state = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()}
+        logging.disable_progress_bar()  # the worker's log is read by people
         model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
         for path in assignment.model_path.iterdir():
             if path.suffix in DESCRIPTIONS and not path.name.endswith(WEIGHT_INDEX):

@@ -60,3 +60,42 @@ def test_merged_weights_give_the_unmerged_policys_logits(assign, tmp_path, kind,
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert torch.allclose(logits(loaded), logits(policy), atol=2e-4, rtol=1e-4)
     assert float((logits(loaded) - logits(tiny_llama())).abs().max()) > 0.1
+
+
+@pytest.fixture(scope="module")
+def full(finish, assign):
+    """One process, all at once."""
+    return finish(assign("dpo", peft=FULL, n_epochs=3, micro_batch_size=8, learning_rate=1e-4, checkpoints=2))
+
+
+def sequence_logps(model, asked, answer):
+    with torch.no_grad():
+        out = model(torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+    return out.gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+@pytest.mark.deepspeed
+def test_a_full_run_ends_in_weights_that_are_the_policy(full, model_path, tiny_llama):
+    manifest = full.manifest()
+    assert (manifest.kind, manifest.rank, manifest.base_model) == ("merged", None, "tiny")
+    assert full.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert full.losses()[-1] < 0.65
+    names = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {f"merged/{name}" for name in names} <= set(manifest.files)
+    policy = AutoModelForCausalLM.from_pretrained(full.out / "merged")
+    pairs = json.loads((full.out / "token_masks.json").read_text())["pairs"]
+    for pair in pairs[:5]:
+        ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, tiny_llama()))
+        assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=2e-5)
+    tokenizer = AutoTokenizer.from_pretrained(full.out / "merged")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model_path).chat_template
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_train_whole_models_as_one_does(full, finish, assign, stage):
+    how = {"n_epochs": 3, "micro_batch_size": 2, "learning_rate": 1e-4, "zero_stage": stage, "head_memory_mb": 0.01}
+    spread = finish(assign("dpo", peft=FULL, **how), ranks=2)
+    assert spread.losses() == pytest.approx(full.losses(), rel=2e-5)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(a.out / "merged") for a in (spread, full))
+    assert torch.allclose(logits(ours), logits(theirs), atol=2e-4)
