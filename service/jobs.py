@@ -14,7 +14,6 @@ from service.sentences import without_paths
 from service.states import Status
 from trainers.spec import JobSpec
 
-
 SERVED = {
     "adapter": "served as an adapter in its base model's engine",
     "merged": "served as merged weights by an engine of its own",

@@ -17,7 +17,6 @@ from trainers.spec import JobSpec
 SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 #: DeepSpeed's buffers, in numbers: as large as what is trained, at most its own default
 LARGEST_BUCKET = 500_000_000
-MIXED = {"bf16": {"enabled": "auto"}, "data_types": {"grad_accum_dtype": "fp32"}}
 
 
 def arguments(
@@ -26,7 +25,7 @@ def arguments(
     """The Trainer's settings; DeepSpeed's follow from them.
 
     An adapter is float32 whatever it adapts; where all weights train in bf16, DeepSpeed keeps float32 copies of them
-    in its optimiser and adds gradients up in float32.
+    in its optimiser and, under ZeRO, adds gradients up in float32.
     """
     objective = spec.method.objective
     trainable = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
@@ -38,7 +37,7 @@ def arguments(
     return TrainingArguments(
         output_dir=str(out),
         deepspeed={"zero_optimization": zero, "zero_allow_untested_optimizer": True}
-        | (MIXED if mixed else {})
+        | (_mixed(objective.zero_stage) if mixed else {})
         | dict.fromkeys(auto, "auto"),
         bf16=mixed,
         per_device_train_batch_size=objective.micro_batch_size,
@@ -62,9 +61,16 @@ def arguments(
     )
 
 
+def _mixed(stage: int) -> dict[str, Any]:
+    """Without ZeRO, DeepSpeed adds bf16 gradients up in bf16 alone."""
+    return {"bf16": {"enabled": "auto"}} | ({"data_types": {"grad_accum_dtype": "fp32"}} if stage else {})
+
+
 def parameter_groups(learner: nn.Module, objective: Objective) -> list[dict[str, Any]]:
     """The learner's trained weights with their decay; biases, norms and other vectors have none."""
-    policy, weights, rest = [], [], []
+    policy: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in learner.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 class Learner(nn.Module):
-    """The module that transformers.Trainer and DeepSpeed see; what trains of the policy and of the objective has gradients."""
+    """The module that transformers.Trainer and DeepSpeed see; what trains of policy and objective has gradients."""
 
     def __init__(self, policy: Any, objective: Objective, layout: Layout, start: Start | None = None) -> None:
         super().__init__()

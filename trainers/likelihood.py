@@ -43,9 +43,10 @@ def token_scores(
 ) -> TokenScores:
     """Score targets (N,) from the policy's and the reference's last states (N, d), piece by piece.
 
-    `heads`: the policy's and the reference's, or one for both; called as they are, whatever they consist of. The logits of at most
-    `rows` tokens are kept for the backward pass; those beyond have theirs computed again in it. `most` is the largest
-    N of any rank: how often they are called depends on it and not on N, as ZeRO-3 needs.
+    `heads` map states (n, d) to logits (n, V): the policy's and the reference's, or one for both; they are called as
+    they are, whatever they consist of. The logits of at most `rows` tokens are kept for the backward pass; those
+    beyond have theirs computed again in it. `most` is the largest N of any rank: how often the heads are called
+    depends on it and not on N, as ZeRO-3 needs.
     """
     both = heads if isinstance(heads, tuple) else (heads, heads)
     most = max(most, len(targets))

@@ -41,7 +41,7 @@ class Manifest(Frozen):
     base_digest: str = Field(description="Of the weights that the job started from.")
     merged_model: str | None = Field(None, description="The policy on whose merged weights an adapter goes.")
     rank: int | None = Field(None, ge=1, description="Of the adapter as it is served.")
-    target_modules: list[str] = []
+    target_modules: list[str]
     trained_tokens: int = Field(ge=0, description="Prompts once and both answers, times the epochs.")
     steps: int = Field(ge=0)
     metrics: dict[str, float]

@@ -5,7 +5,7 @@ The fields are peft's own, by name and meaning; the worker hands them to the lib
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -79,11 +79,10 @@ def _lora_unless_said(given: Any) -> Any:
     return {"type": "lora"} | given if isinstance(given, dict) else given
 
 
-Kinds = Lora | Full | Ia3 | Oft | Vera
 #: `{"type": …, …}`; without a type a LoRA is meant
-AnyPeft = Annotated[Union[get_args(Kinds)], Field(discriminator="type"), BeforeValidator(_lora_unless_said)]  # noqa: UP007
+AnyPeft = Annotated[Lora | Full | Ia3 | Oft | Vera, Field(discriminator="type"), BeforeValidator(_lora_unless_said)]
 
 
-def plain_lora(kind: Kinds) -> bool:
+def plain_lora(kind: Full | Peft) -> bool:
     """Whether the result is a product of two matrices for each layer, which engines load beside the base model."""
     return isinstance(kind, Lora) and not kind.use_dora

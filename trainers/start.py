@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from trainers.layouts import Layout

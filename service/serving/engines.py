@@ -1,4 +1,4 @@
-"""All engines: one per base model or merged policy on demand, the least recently used idle one stopped when there are too many."""
+"""All engines: one per base model or merged policy, on demand; of too many the least recently used idle one stops."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import signal
 
 import pytest
@@ -13,16 +12,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainers import adapters
-from trainers.artifacts import Learned
-from trainers.errors import Unusable
-from trainers.layouts import LinearLayout
-from trainers.learner import Learner
 from trainers.merged import Merged
-from trainers.objectives import DPO
 from trainers.policy import load_policy, load_start
-from trainers.probe import choose
-from trainers.start import AdapterOff, FrozenStart
-from trainers.stopping import STOPPED
 
 IDS = torch.arange(1, 13)[None]
 FULL = {"type": "full"}
@@ -157,7 +148,7 @@ def test_all_weights_and_masks_train_together_on_tied_embeddings(finish, assign,
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_all_weights_train_in_bf16(finish, assign, stage):
     how = {"precision": "bf16", "n_epochs": 3, "learning_rate": 1e-4, "zero_stage": stage}
     attempt = finish(assign("sparsepo", peft=FULL, **how), ranks=2)
