@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from trainers.layouts import Layout
-from trainers.policy import base_of, head_of
+from trainers.policy import Head, base_of, head_of
 from trainers.rows import Row
+
+
+#: what of the start is kept in memory while the policy trains: its states may come from a store, or be asked at
+#: every step
+Held = Literal["nothing", "head", "model"]
 
 
 class Start(Protocol):
@@ -22,11 +27,8 @@ class Start(Protocol):
     def head(self) -> nn.Module:
         """Its states (n, d) → logits (n, V)."""
 
-    def begin(self, *, online: bool) -> int:
-        """The policy trains from here on; bytes of frozen weights that are now held beside it.
-
-        `online`: the states will be asked for at every step.
-        """
+    def begin(self, held: Held) -> int:
+        """The policy trains from here on; bytes of frozen weights that are now held beside it for the reference."""
 
 
 class AdapterOff:
@@ -44,7 +46,7 @@ class AdapterOff:
         """The policy's own: no kind of adapter changes it."""
         return head_of(base_of(self._policy))
 
-    def begin(self, *, online: bool) -> int:  # noqa: ARG002 - the same either way
+    def begin(self, held: Held) -> int:  # noqa: ARG002 - the same for all
         """Nothing is copied."""
         return 0
 
@@ -67,7 +69,7 @@ class FrozenStart(nn.Module):
     def states(self, layout: Layout, row: Row, *, every_block: bool) -> tuple[Tensor, ...]:
         """Of the policy before it trains, of a frozen copy after."""
         if self.model is None and not self._start:
-            self._start = [self._frozen(self._load()).to(row["input_ids"].device)]
+            self._start = [self._loaded().to(row["input_ids"].device)]
         model: Any = self.model or self._start[0]
         return layout.states(model.base_model, row, every_block=every_block)
 
@@ -75,20 +77,22 @@ class FrozenStart(nn.Module):
         """With the output layer of the start: the policy's own moves."""
         return self._head
 
-    def begin(self, *, online: bool) -> int:
-        """Copy the output layer, or the whole model where the states are asked for at every step."""
+    def begin(self, held: Held) -> int:
+        """Copy the output layer, or the whole model."""
         policy = self._start.pop()
         self._attention = policy.config._attn_implementation
-        if online:
-            self.model = self._frozen(self._load())
-            self._head = head_of(self.model)
-        else:
+        if held == "model":
+            self.model = self._loaded()
+        elif held == "head":
             self.output = copy.deepcopy(policy.get_output_embeddings()).requires_grad_(False)
-            self._head = type(self._head)(self.output, policy.config)
+            self._head = Head(self.output, policy.config)
         return sum(weight.numel() * weight.element_size() for weight in self.parameters())
 
-    def _frozen(self, model: Any) -> Any:
+    def _loaded(self) -> Any:
+        model = self._load()
         model.set_attn_implementation(self._attention)
+        if self.output is None:
+            self._head = head_of(model)
         return model.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> FrozenStart:  # noqa: ARG002

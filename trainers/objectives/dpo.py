@@ -89,7 +89,7 @@ class DPO(Objective):
         """Σ_k weight_k loss_k: the pairs' terms per pair, `sft` = −log π(y_t) per token of the chosen answers."""
         pairs, terms = self._pairs(batch), self.terms()
         losses: dict[LossType, Tensor] = {name: PAIR_LOSSES[name](pairs) for name in terms if name != "sft"}
-        per_pair = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
+        per_example = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
         metrics = preference_metrics(batch, _rewards(pairs), self.beta)
         per_token = None
         if "sft" in terms:
@@ -97,7 +97,7 @@ class DPO(Objective):
             per_token, losses["sft"] = terms["sft"] * surprise, surprise
         if len(losses) > 1:
             metrics |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
-        return Loss(per_pair.expand(batch.count // 2), metrics, per_token)
+        return Loss(per_example.expand(batch.count // 2), metrics, per_token)
 
     def _pairs(self, batch: Completions) -> Pairs:
         """Sums over tokens, or means where normalised, into scores."""
