@@ -1,4 +1,4 @@
-"""What an attempt leaves in `out/`: adapter or merged weights, objective state, token masks, last of all the manifest."""
+"""What an attempt leaves in `out/`: adapter or merged weights, objective state, token masks, and last the manifest."""
 
 from __future__ import annotations
 

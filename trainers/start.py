@@ -12,7 +12,6 @@ from trainers.layouts import Layout
 from trainers.policy import Head, base_of, head_of
 from trainers.rows import Row
 
-
 #: what of the start is kept in memory while the policy trains: its states may come from a store, or be asked at
 #: every step
 Held = Literal["nothing", "head", "model"]

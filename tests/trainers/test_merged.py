@@ -74,7 +74,7 @@ def test_a_full_run_ends_in_weights_that_are_the_policy(full, model_path, tiny_l
     names = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert {f"merged/{name}" for name in names} <= set(manifest.files)
     policy = AutoModelForCausalLM.from_pretrained(full.out / "merged")
-    pairs = json.loads((full.out / "token_masks.json").read_text())["pairs"]
+    pairs = json.loads((full.out / "token_masks.json").read_text())["examples"]
     for pair in pairs[:5]:
         ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, tiny_llama()))
         assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=2e-5)
@@ -141,7 +141,7 @@ def test_all_weights_and_masks_train_together_on_tied_embeddings(finish, assign,
     with safe_open(spread.out / "merged" / "model.safetensors", "pt") as weights:
         assert "lm_head.weight" not in weights.keys()  # noqa: SIM118 - no mapping
     policy = AutoModelForCausalLM.from_pretrained(spread.out / "merged")
-    pair = json.loads((spread.out / "token_masks.json").read_text())["pairs"][0]
+    pair = json.loads((spread.out / "token_masks.json").read_text())["examples"][0]
     start = tiny_llama(tie_word_embeddings=True)
     ours, theirs = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, start))
     assert pair["chosen"]["log_ratio"] == pytest.approx((ours - theirs).tolist(), abs=2e-5)
@@ -166,7 +166,7 @@ def test_a_dora_job_on_an_earlier_policy_publishes_both_merged(finish, assign, m
     assert second.manifest().kind == "merged"
     assert second.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
     policy = AutoModelForCausalLM.from_pretrained(second.out / "merged")
-    pair = json.loads((second.out / "token_masks.json").read_text())["pairs"][0]
+    pair = json.loads((second.out / "token_masks.json").read_text())["examples"][0]
     ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, first))
     assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=5e-5)
     assert float((ours - start).abs().max()) > 0.01
