@@ -1,19 +1,24 @@
-"""Everything that is no plain adapter: what trains, what it starts from, and the weights it leaves."""
+"""What is no plain adapter: what it starts from, what trains, and the weights it leaves."""
 
 from __future__ import annotations
 
-import json
 import math
-import signal
 
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from trainers import adapters
+from trainers import merged
+from trainers.arguments import parameter_groups
+from trainers.errors import Unusable
+from trainers.learner import Learner
 from trainers.merged import Merged
-from trainers.policy import load_policy, load_start
+from trainers.objectives import DPO, SparsePO
+from trainers.policy import base_of, load_policy, load_start
+from trainers.probe import choose
+from trainers.rows import ATTENTION
+from trainers.start import FrozenStart
 
 IDS = torch.arange(1, 13)[None]
 FULL = {"type": "full"}
@@ -53,10 +58,44 @@ def test_merged_weights_give_the_unmerged_policys_logits(assign, tmp_path, kind,
     assert float((logits(loaded) - logits(tiny_llama())).abs().max()) > 0.1
 
 
-@pytest.fixture(scope="module")
-def full(finish, assign):
-    """One process, all at once."""
-    return finish(assign("dpo", peft=FULL, n_epochs=3, micro_batch_size=8, learning_rate=1e-4, checkpoints=2))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)) + kind["type"])
+def test_the_start_of_every_adapter_is_the_policy_without_it(assign, rows, kind):
+    policy = load_policy(assign("dpo", peft=kind), torch.float32)
+    learner = Learner(policy, DPO(), choose(base_of(policy)).layout)
+    row = learner.layout.collate(rows)
+    before = learner.reference_states(row)
+    moved(learner)
+    assert torch.equal(learner.reference_states(row), before)
+    assert float(learner.completions(row).log_ratio().detach().abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("held", ["nothing", "head", "model"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_start_of_a_whole_policy_is_never_what_has_trained(
+    assign, rows, tiny_llama, byte_tokenizer, tmp_path, held, tied
+):
+    tiny_llama(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    asked = assign("dpo", peft=FULL, model_path=tmp_path)
+    policy = load_policy(asked, torch.float32)
+    start = FrozenStart(policy, lambda: load_start(asked, torch.float32))
+    learner = Learner(policy, SparsePO(), choose(policy).layout, start)
+    row = learner.layout.collate(rows)
+    before = learner.reference_states(row)
+    expected = dense_log_probs(load_start(asked, torch.float32), rows)
+    weights = sum(weight.numel() * 4 for weight in policy.parameters())
+    assert start.begin(held) == {"nothing": 0, "head": 260 * 64 * 4, "model": weights}[held]
+    moved(learner)
+    assert torch.equal(learner.reference_states(row), before)
+    batch = learner.completions(row)
+    assert batch.ref_logp.tolist() == pytest.approx(expected, abs=1e-4)
+    assert batch.logp.tolist() == pytest.approx(dense_log_probs(policy, rows), abs=1e-4)
+    assert float(batch.log_ratio().detach().abs().max()) > 0.1
+    trained = {name for name, weight in learner.named_parameters() if weight.requires_grad}
+    assert not any(name.startswith("start.") for name in trained)
+    assert {name for name in trained if not name.startswith("objective")} == {
+        f"policy.{name}" for name, _ in policy.named_parameters()
+    }
 
 
 def sequence_logps(model, asked, answer):
@@ -65,108 +104,65 @@ def sequence_logps(model, asked, answer):
     return out.gather(1, torch.tensor(answer)[:, None])[:, 0]
 
 
-@pytest.mark.deepspeed
-def test_a_full_run_ends_in_weights_that_are_the_policy(full, model_path, tiny_llama):
-    manifest = full.manifest()
-    assert (manifest.kind, manifest.rank, manifest.base_model) == ("merged", None, "tiny")
-    assert full.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert full.losses()[-1] < 0.65
-    names = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    assert {f"merged/{name}" for name in names} <= set(manifest.files)
-    policy = AutoModelForCausalLM.from_pretrained(full.out / "merged")
-    pairs = json.loads((full.out / "token_masks.json").read_text())["examples"]
-    for pair in pairs[:5]:
-        ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, tiny_llama()))
-        assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=2e-5)
-    tokenizer = AutoTokenizer.from_pretrained(full.out / "merged")
-    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model_path).chat_template
+def dense_log_probs(model, rows) -> list[float]:
+    """By one plain sequence after the other; chosen answers first."""
+    model.set_attn_implementation("sdpa")
+    found = []
+    for leaf in (0, 1):
+        for row in rows:
+            found += sequence_logps(model, row.prompt.tolist(), row.answers[leaf].ids.tolist()).tolist()
+    model.set_attn_implementation(ATTENTION)
+    return found
 
 
-@pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_train_whole_models_as_one_does(full, finish, assign, stage):
-    how = {"n_epochs": 3, "micro_batch_size": 2, "learning_rate": 1e-4, "zero_stage": stage, "head_memory_mb": 0.01}
-    spread = finish(assign("dpo", peft=FULL, **how), ranks=2)
-    assert spread.losses() == pytest.approx(full.losses(), rel=2e-5)
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(a.out / "merged") for a in (spread, full))
-    assert torch.allclose(logits(ours), logits(theirs), atol=2e-4)
+def test_a_rate_is_the_methods_for_a_lora_times_what_trains(assign):
+    def rate(kind, **asked):
+        return assign("dpo", peft=kind, **({"learning_rate": None} | asked)).spec.learning_rate()
+
+    kinds = {"lora": 1e-4, "full": 1e-5, "ia3": 3e-3, "oft": 1e-4, "vera": 1e-3}
+    assert {kind: pytest.approx(rate({"type": kind})) for kind in kinds} == kinds
+    assert rate(FULL, learning_rate_multiplier=0.5) == pytest.approx(5e-6)
+    assert rate(FULL, learning_rate=3e-5) == 3e-5
 
 
-@pytest.mark.deepspeed
-def test_a_run_broken_off_and_gone_on_with_is_the_uninterrupted_one(launch, finish, assign):
-    asked = assign("dpo", peft=FULL, n_epochs=20, learning_rate=1e-4, lr_scheduler="constant", checkpoints=1)
-    whole = finish(asked, ranks=2)
-    attempt = launch(asked, ranks=2)
-    attempt.wait_for_step(3)
-    attempt.process.send_signal(signal.SIGTERM)
-    attempt.wait()
-    stopped = attempt.outcome()
-    assert stopped["state"] == "stopped"
-    [folder] = (attempt.out / "reference").iterdir()
-    states = (folder / "states.bin").read_bytes()
-    assert (attempt.out / "checkpoints" / f"step-{stopped['step']}" / "merged" / "model.safetensors").exists()
-    (folder / "done.json").unlink()  # as if the first launch had died while it filled the store
-    (folder / "states.bin").write_bytes(bytes(len(states)))
-    again = launch(asked, ranks=2, out=attempt.out)
-    again.wait_for_step(stopped["step"] + 1)
-    assert (folder / "states.bin").read_bytes() == states, "the start's, not those of what had trained"
-    assert again.wait() == 0, again.log()
-    assert again.losses() == pytest.approx(whole.losses(), rel=1e-6)
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(a.out / "merged") for a in (again, whole))
-    assert torch.equal(logits(ours), logits(theirs))
+def test_vectors_do_not_decay(assign):
+    policy = load_policy(assign("dpo", peft=FULL), torch.float32)
+    learner = Learner(policy, DPO(weight_decay=0.1), choose(policy).layout)
+    groups = {group["weight_decay"]: group["params"] for group in parameter_groups(learner, learner.objective)}
+    assert all(weight.ndim == 2 for weight in groups[0.1])
+    assert len(groups[0.0]) == 5, "two norms in each of two blocks, and the last one"
 
 
-@pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-def test_without_a_store_a_frozen_copy_is_the_reference(full, finish, assign, stage):
-    how = {"n_epochs": 3, "learning_rate": 1e-4, "reference_store_gb": 0, "zero_stage": stage}
-    online = finish(assign("dpo", peft=FULL, **how), ranks=2)
-    assert online.losses() == pytest.approx(full.losses(), rel=2e-5)
-    told, stored = (next(e for e in a.events() if "reference" in e["data"]) for a in (online, full))
-    size = sum(weight.numel() for weight in load_start(assign("dpo"), torch.float32).parameters()) * 4
-    assert told["message"].endswith(f"; a frozen copy of start weights takes {size / 1e6:.3g} MB beside the policy")
-    assert stored["message"].endswith(f"copy of start weights takes {260 * 64 * 4 / 1e6:.3g} MB beside the policy")
+def test_a_setting_that_peft_refuses_is_told_as_one(assign):
+    with pytest.raises(Unusable, match="no layer of the model is called 'c_attn'"):
+        load_policy(assign("dpo", peft={"type": "vera", "target_modules": ["c_attn"]}), torch.float32)
 
 
-@pytest.mark.deepspeed
-def test_all_weights_and_masks_train_together_on_tied_embeddings(finish, assign, tiny_llama, byte_tokenizer, tmp_path):
-    tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    how = {"model_path": tmp_path, "peft": FULL, "n_epochs": 2, "learning_rate": 1e-4, "mask": "learned_independent"}
-    alone = finish(assign("sparsepo", micro_batch_size=8, **how))
-    spread = finish(assign("sparsepo", micro_batch_size=2, zero_stage=3, **how), ranks=2)
-    assert spread.losses() == pytest.approx(alone.losses(), rel=2e-5)
-    assert alone.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert alone.losses()[-1] < 0.68
-    with safe_open(spread.out / "merged" / "model.safetensors", "pt") as weights:
-        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118 - no mapping
-    policy = AutoModelForCausalLM.from_pretrained(spread.out / "merged")
-    pair = json.loads((spread.out / "token_masks.json").read_text())["examples"][0]
-    start = tiny_llama(tie_word_embeddings=True)
-    ours, theirs = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, start))
-    assert pair["chosen"]["log_ratio"] == pytest.approx((ours - theirs).tolist(), abs=2e-5)
+def test_large_models_are_written_in_shards_with_their_index(assign, tmp_path, monkeypatch):
+    asked = assign("dpo", peft=FULL)
+    policy = load_policy(asked, torch.float32)
+    monkeypatch.setattr(merged, "SHARD", "100KB")
+    Merged.of(policy, keep=True).write(tmp_path / "merged", asked)
+    assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 1
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), logits(policy))
 
 
-@pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_all_weights_train_in_bf16(finish, assign, stage):
-    how = {"precision": "bf16", "n_epochs": 3, "learning_rate": 1e-4, "zero_stage": stage}
-    attempt = finish(assign("sparsepo", peft=FULL, **how), ranks=2)
-    assert attempt.losses()[0] == pytest.approx(math.log(2), abs=1e-2)
-    assert attempt.losses()[-1] < 0.67
+def test_weights_are_published_in_the_precision_of_the_model_started_from(assign, tiny_llama, byte_tokenizer, tmp_path):
+    tiny_llama().bfloat16().save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    asked = assign("dpo", peft=FULL, model_path=tmp_path / "base")
+    policy = moved(load_policy(asked, torch.float32))
+    Merged.of(policy, keep=True).write(tmp_path / "merged", asked)
+    with safe_open(tmp_path / "merged" / "model.safetensors", "pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.equal(loaded.lm_head.weight, policy.lm_head.weight.bfloat16())
+    assert (tmp_path / "merged" / "config.json").read_text() == (tmp_path / "base" / "config.json").read_text()
 
 
-@pytest.mark.deepspeed
-def test_a_dora_job_on_an_earlier_policy_publishes_both_merged(finish, assign, model_path, tmp_path):
-    first = moved(load_policy(assign("dpo"), torch.float32))
-    adapters.write(adapters.trained(first), tmp_path / "adapter", "tiny")
-    dora = {"type": "lora", "r": 4, "use_dora": True}
-    asked = assign("dpo", peft=dora, adapter_path=tmp_path / "adapter", n_epochs=3, learning_rate=5e-3, zero_stage=3)
-    second = finish(asked, ranks=2)
-    assert second.manifest().kind == "merged"
-    assert second.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
-    policy = AutoModelForCausalLM.from_pretrained(second.out / "merged")
-    pair = json.loads((second.out / "token_masks.json").read_text())["examples"][0]
-    ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, first))
-    assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=5e-5)
-    assert float((ours - start).abs().max()) > 0.01
+def test_ranks_that_write_nothing_keep_nothing(assign):
+    policy = load_policy(assign("dpo", peft=FULL), torch.float32)
+    held = Merged.of(policy, keep=False)
+    assert (held.state, held.is_finite()) == ({}, True)
+    torch.nn.init.constant_(policy.lm_head.weight, math.nan)
+    assert not Merged.of(policy, keep=False).is_finite()
