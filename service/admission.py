@@ -56,7 +56,7 @@ def _hindrance(spec: JobSpec, model: BaseModelRow | Policy, settings: Settings) 
     """Why the result cannot be loaded beside the weights that it starts from, and the field that says so."""
     kind = spec.peft
     if not isinstance(kind, Lora) or not plain_lora(kind):
-        return "engines load plain LoRA adapters only", "peft.type" if not isinstance(kind, Lora) else "peft.use_dora"
+        return "engines load plain LoRA adapters only", "serving"
     earlier = model.rank or 0 if isinstance(model, Policy) else 0
     total = earlier + kind.r
     if earlier and total > settings.max_lora_rank:

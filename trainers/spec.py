@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
 from reward.spec import Frozen
 from trainers.objectives import AnyObjective, Objective
@@ -88,6 +88,13 @@ class JobSpec(Asked):
     )
     resources: Resources = Resources()
     integrations: list[str] = Field([], max_length=0, description="None is offered yet.")
+
+    @field_validator("serving")
+    @classmethod
+    def _engines_load_it(cls, serving: Serving | None, given: ValidationInfo) -> Serving | None:
+        if serving == "adapter" and "peft" in given.data and not plain_lora(given.data["peft"]):
+            raise ValueError("engines load plain LoRA adapters only; this job can only be served merged")
+        return serving
 
     @property
     def served_as(self) -> Serving:
