@@ -37,9 +37,9 @@ class Learner(nn.Module):
         self._capped = getattr(config, "final_logit_softcapping", None) is not None
         self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
-    def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Metric]]:
+    def forward(self, row: Row, diagnose: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Metric]]:
         """A row of `collate` → weighted losses per example (P,) and per token (or none), and what is logged."""
-        batch = self.completions(row, log_kl=log_kl)
+        batch = self.completions(row, diagnose=diagnose)
         loss = self.objective.loss(batch, self.objective_modules)
         weights = row["columns"][WEIGHT]
         per_example = loss.per_example * weights
@@ -51,10 +51,10 @@ class Learner(nn.Module):
         means = {PER_EXAMPLE: (per_example, weights), PER_TOKEN: (per_token, token_weights)}
         return per_example, per_token, {**loss.metrics, **means, "memory/head_mb": weights.new_tensor([self.kept_mb])}
 
-    def completions(self, row: Row, *, log_kl: bool = False) -> Completions:
-        """The per-token vectors that the objective declares it needs; with `log_kl` the KL wherever it can be had."""
+    def completions(self, row: Row, *, diagnose: bool = False) -> Completions:
+        """The per-token vectors that the objective declares it needs; with `diagnose` also what is only logged."""
         needs = self.objective.needs()
-        kl: Kl = "metric" if needs.kl == "none" and needs.reference and log_kl else needs.kl
+        kl: Kl = "metric" if needs.kl == "none" and needs.reference and diagnose else needs.kl
         base = base_of(self.policy)
         reference = self._reference(row)
         last = self.layout.states(base.base_model, row)[0][row["positions"]]
@@ -62,11 +62,12 @@ class Learner(nn.Module):
         rows = int(self.objective.head_memory_mb * MIB / size)
         heads, targets, most = (head_of(base), self.start.head()), row["targets"], row["most"]
         ref_last = None if reference is None else reference[0]
-        scores = token_scores(heads, last, ref_last, targets, kl=kl, rows=rows, most=most)
+        accuracy = needs.accuracy and diagnose
+        scores = token_scores(heads, last, ref_last, targets, kl=kl, rows=rows, most=most, accuracy=accuracy)
         self.kept_mb = scores.kept * size / MIB
         blocks = reference[1:] if needs.ref_states and reference is not None else None
         vectors = (scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
-        return Completions(*vectors, row["weights"], row["columns"])
+        return Completions(*vectors, row["weights"], scores.correct, row["columns"])
 
     def _reference(self, row: Row) -> Tensor | None:
         if not self.objective.needs().reference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class TokenScores:
     logp: Tensor
     ref_logp: Tensor | None  #: where the reference's states were given
     kl: Tensor | None  #: K_t = Σ_v π_ref(v) (log π_ref(v) − log π(v)), or Σ_v π(v) (log π(v) − log π_ref(v))
+    correct: Tensor | None = None  #: 1 where the target is the likeliest token, where asked for
     kept: int = 0  #: tokens whose logits are kept for the backward pass
 
 
@@ -31,7 +32,7 @@ class TokenScores:
 Head = Callable[[Tensor], Tensor]
 
 
-def token_scores(
+def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
     heads: Head | tuple[Head, Head],
     states: Tensor,
     ref_states: Tensor | None,
@@ -40,6 +41,7 @@ def token_scores(
     kl: Kl,
     rows: int,
     most: int = 0,
+    accuracy: bool = False,
 ) -> TokenScores:
     """Score targets (N,) from the policy's and the reference's last states (N, d), piece by piece.
 
@@ -57,14 +59,20 @@ def token_scores(
     ref_pieces = [None] * pieces if ref_states is None else torch.tensor_split(ref_states, pieces)
     split = (torch.tensor_split(states, pieces), ref_pieces, torch.tensor_split(targets, pieces))
     for place, (here, ref_here, labels) in enumerate(zip(*split, strict=True)):
-        given = (*both, here, ref_here, labels, kl)
+        given = (*both, here, ref_here, labels, kl, accuracy)
         if training and place >= kept_pieces:
             parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))
         else:
             parts.append(_score(*given))
             kept += len(labels) * training
-    logp, ref_logp, divergence = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(logp, None if ref_states is None else ref_logp, None if kl == "none" else divergence, kept)
+    logp, ref_logp, divergence, correct = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(
+        logp,
+        None if ref_states is None else ref_logp,
+        None if kl == "none" else divergence,
+        correct if accuracy else None,
+        kept,
+    )
 
 
 def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> int:
@@ -73,12 +81,20 @@ def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> i
 
 
 def _score(
-    head: Head, ref_head: Head, states: Tensor, ref_states: Tensor | None, targets: Tensor, kl: Kl
-) -> tuple[Tensor, Tensor, Tensor]:
+    head: Head,
+    ref_head: Head,
+    states: Tensor,
+    ref_states: Tensor | None,
+    targets: Tensor,
+    kl: Kl,
+    accuracy: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.no_grad():
         reference = None if ref_states is None else ref_head(ref_states)
-    scores = Joint.apply(head(states), reference, targets, kl)  # type: ignore[no-untyped-call]
-    return cast("tuple[Tensor, Tensor, Tensor]", scores)
+    logits = head(states)
+    scores: tuple[Tensor, Tensor, Tensor] = Joint.apply(logits, reference, targets, kl)  # type: ignore[no-untyped-call]
+    correct = (logits.argmax(-1) == targets if accuracy else torch.zeros_like(targets)).float()
+    return *scores, correct
 
 
 class Joint(torch.autograd.Function):

@@ -81,7 +81,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
         """Σ loss over the micro-batch's units · ranks / their weight in the step: DeepSpeed averages over the ranks."""
         weight = inputs["weight"]
-        per_example, per_token, metrics = model(row=inputs["row"], log_kl=self._logs_next())
+        per_example, per_token, metrics = model(row=inputs["row"], diagnose=self._logs_next())
         self.means.add(metrics, weight=weight)
         loss: Tensor = per_example.sum() / inputs["step_examples"] + per_token.sum() / inputs["step_tokens"]
         loss = loss * (weight * self.run.ranks.world)

@@ -98,7 +98,7 @@ def scored(examples: Sequence[Example], before: Sequence[Tensor]) -> Scored:
     """The tokens that count; `before` holds, for each completion, the place of the state that predicts each token."""
     answers = by_leaf(examples)
     lengths = torch.tensor([len(answer.scored) for answer in answers])
-    names = {WEIGHT, *examples[0].columns}
+    columns = {name: torch.tensor([e.columns[name] for e in examples]) for name in examples[0].columns}
     return {
         "positions": torch.cat([places[answer.scored] for places, answer in zip(before, answers, strict=True)]),
         "targets": torch.cat([answer.ids[answer.scored] for answer in answers]),
@@ -106,7 +106,7 @@ def scored(examples: Sequence[Example], before: Sequence[Tensor]) -> Scored:
         "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
         "count": len(answers),
         "most": int(lengths.sum()),
-        "columns": {name: torch.tensor([e.columns.get(name, 1.0) for e in examples]) for name in sorted(names)},
+        "columns": columns | {WEIGHT: torch.tensor([example.weight for example in examples])},
     }
 
 

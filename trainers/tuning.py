@@ -14,7 +14,7 @@ from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data.examples import Example
-from trainers.data.records import read_pairs
+from trainers.data.records import BadLine, read_pairs
 from trainers.data.tokens import Encoder, Examples, tokenise
 from trainers.errors import Diverged
 from trainers.events import Progress
@@ -48,6 +48,7 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
     training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
+    _check_columns(training.rows, objective)
     shown = _shown(assignment, encoder, limit) or training
     set_seed(seed)
     learner, chosen = _learner(assignment)
@@ -92,6 +93,13 @@ def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> Examples | N
     if assignment.validation_path is None:
         return None
     return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+
+
+def _check_columns(examples: Iterable[Example], objective: Objective) -> None:
+    """Every line says what the objective reads beside its texts."""
+    for example in examples:
+        for name in sorted(objective.needs().columns - example.columns.keys()):
+            raise BadLine(example.line, f"{name} is missing, which the method's settings need")
 
 
 def _dtype(objective: Objective) -> torch.dtype:

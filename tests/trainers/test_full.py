@@ -77,8 +77,10 @@ def test_two_ranks_train_whole_models_as_one_does(full, finish, assign, stage):
     assert torch.allclose(logits(ours), logits(theirs), atol=2e-4)
 
 
-def test_a_run_broken_off_and_gone_on_with_is_the_uninterrupted_one(launch, finish, assign):
-    asked = assign("dpo", peft=FULL, n_epochs=20, learning_rate=1e-4, lr_scheduler="constant", checkpoints=1)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_run_broken_off_and_gone_on_with_is_the_uninterrupted_one(launch, finish, assign, stage):
+    how = {"n_epochs": 15, "learning_rate": 1e-4, "lr_scheduler": "constant", "checkpoints": 1}
+    asked = assign("dpo", peft=FULL, zero_stage=stage, **how)
     whole = finish(asked, ranks=2)
     attempt = launch(asked, ranks=2)
     attempt.wait_for_step(3)
@@ -135,6 +137,20 @@ def test_all_weights_train_in_bf16(finish, assign, stage):
     attempt = finish(assign("sparsepo", peft=FULL, **how), ranks=2)
     assert attempt.losses()[0] == pytest.approx(math.log(2), abs=1e-2)
     assert attempt.losses()[-1] < 0.67
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [({"type": "ia3"}, 3e-2), ({"type": "oft", "oft_block_size": 16}, 3e-3), ({"type": "vera", "r": 16}, 3e-2)],
+)
+def test_other_adapters_train_and_are_published_merged(finish, assign, tiny_llama, kind, rate):
+    attempt = finish(assign("dpo", peft=kind, n_epochs=5, learning_rate=rate))
+    assert attempt.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert attempt.losses()[-1] < 0.66
+    policy = AutoModelForCausalLM.from_pretrained(attempt.out / "merged")
+    pair = json.loads((attempt.out / "token_masks.json").read_text())["examples"][0]
+    ours, start = (sequence_logps(m, pair["prompt_ids"], pair["chosen"]["ids"]) for m in (policy, tiny_llama()))
+    assert pair["chosen"]["log_ratio"] == pytest.approx((ours - start).tolist(), abs=5e-5)
 
 
 def test_a_dora_job_on_an_earlier_policy_publishes_both_merged(finish, assign, model_path, tmp_path):

@@ -172,9 +172,9 @@ def test_what_the_objective_does_not_need_is_not_computed(make, rows):
 
 def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
-    for log_kl in (False, True):
+    for diagnose in (False, True):
         learner = make(DPO())
-        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), diagnose=diagnose)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

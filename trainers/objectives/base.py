@@ -40,6 +40,7 @@ class Completions:
     kl: Tensor | None = None  #: (N,) K_t over the whole vocabulary, in the direction that `Needs.kl` asks for, in nats
     ref_states: Tensor | None = None  #: (L, N, d) the reference's states that predict each token
     weights: Tensor | None = None  #: (N,) the file's own token weights; without them each counts 1
+    correct: Tensor | None = None  #: (N,) 1 where y_t is the likeliest token, on steps that are logged
     columns: Mapping[str, Tensor] = field(default_factory=dict)  #: (P,) each: what the file says of the examples
 
     def log_ratio(self) -> Tensor:
@@ -58,8 +59,8 @@ class Loss:
     """Entries per unit; the trainer alone weighs and divides: each sum by its units' weight in the global batch."""
 
     per_example: Tensor  #: (P,); zeros where no term counts examples
-    #: each a vector; what is logged is its mean over all entries of all ranks since the last log
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    #: each a vector, or sums and counts; what is logged is the mean over all entries of all ranks since the last log
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
     per_token: Tensor | None = None  #: one entry for each scored token of the first answers
 
 
@@ -70,6 +71,8 @@ class Needs:
     reference: bool = True  #: `Completions.ref_logp`
     kl: Kl = "none"  #: `Completions.kl`, with gradient, in this direction
     ref_states: bool = False  #: `Completions.ref_states`
+    accuracy: bool = False  #: `Completions.correct`
+    columns: frozenset[str] = frozenset()  #: what each line of the file must say, beyond prompt and answers
 
 
 class Objective(Frozen, ABC):
