@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from trainers.activations import activation_mask, recording
@@ -17,9 +16,10 @@ from trainers.layouts import Layout
 from trainers.likelihood import Kl, kept_bytes, reduced, token_scores
 from trainers.means import Metric
 from trainers.objectives import Completions, Objective
-from trainers.policy import Head
+from trainers.policy import base_of, head_of
 from trainers.reference import Reference
 from trainers.rows import Row, Scored, only
+from trainers.start import AdapterOff, Start
 
 MIB = 2**20
 #: the loss in the log: its part that counts examples, and the part that counts tokens
@@ -27,12 +27,13 @@ PER_EXAMPLE, PER_TOKEN = "train_loss", "train_loss/tokens"
 
 
 class Learner(nn.Module):
-    """The module that transformers.Trainer and DeepSpeed see; only adapter and objective modules have gradients."""
+    """The module that transformers.Trainer and DeepSpeed see; what trains of policy and objective has gradients."""
 
-    def __init__(self, policy: PeftModel, objective: Objective, layout: Layout) -> None:
+    def __init__(self, policy: Any, objective: Objective, layout: Layout, start: Start | None = None) -> None:
         super().__init__()
-        config = policy.get_base_model().config.get_text_config()
+        config = base_of(policy).config.get_text_config()
         self.policy = policy
+        self.start = start or AdapterOff(policy)
         self.objective = objective
         self.layout = layout
         self.objective_modules = objective.modules(config.num_hidden_layers, config.hidden_size)
@@ -70,11 +71,11 @@ class Learner(nn.Module):
     @torch.no_grad()
     def reference(self, row: Row) -> Reference:
         """What the frozen model says of a row's tokens, and what the objective declares it needs of it."""
-        needs, base, places = self.objective.needs(), self.policy.get_base_model(), row["positions"]
-        with self.policy.disable_adapter(), recording(base.base_model, needs.activations, places) as heard:
-            passed = self.layout.states(base.base_model, row, every_block=needs.ref_states)
+        needs, places = self.objective.needs(), row["positions"]
+        with self.start.model(places.device) as model, recording(model, needs.activations, places) as heard:
+            passed = self.layout.states(model, row, every_block=needs.ref_states)
         states = [state[places] for state in passed]
-        head, rows, most = Head(base), self._rows("none"), row["most"]
+        head, rows, most = self.start.head(), self._rows("none"), row["most"]
         if "logits" in needs.activations:
             heard.add("logits", reduced(head, states[0], lambda logits: logits.mean(-1), rows=rows, most=most))
         scores = token_scores(head, states[0], None, row["targets"], kl="none", rows=rows, most=most)
@@ -86,7 +87,7 @@ class Learner(nn.Module):
     @property
     def closed(self) -> bool:
         """Whether ρ_t + K_t can be had without logits: a frozen, uncapped output layer that lies in one place."""
-        weight = self.policy.get_base_model().get_output_embeddings().weight
+        weight = base_of(self.policy).get_output_embeddings().weight
         free = not self._capped and not weight.requires_grad and self.objective.zero_stage != 3
         return free and self.objective.needs().advantage
 
@@ -100,7 +101,7 @@ class Learner(nn.Module):
         return found
 
     def _states(self, row: Row) -> Tensor:
-        model = self.policy.get_base_model().base_model
+        model = base_of(self.policy).base_model
         return self.layout.states(model, row)[0][row["positions"]]
 
     def _reference(self, row: Row) -> Reference | None:
@@ -113,14 +114,14 @@ class Learner(nn.Module):
         return int(self.objective.head_memory_mb * MIB / self._bytes(kl))
 
     def _bytes(self, kl: Kl) -> int:
-        return kept_bytes(self._vocabulary, self.policy.dtype.itemsize, kl=kl, capped=self._capped)
+        return kept_bytes(self._vocabulary, base_of(self.policy).dtype.itemsize, kl=kl, capped=self._capped)
 
     def _score(
         self, part: Scored, states: Tensor, reference: Reference | None, *, everything: bool = False
     ) -> Completions:
         needs = self.objective.needs()
         shared: dict[str, Any] = {name: part[name] for name in ("segment", "count", "weights", "columns")}
-        head = Head(self.policy.get_base_model())
+        head = head_of(base_of(self.policy))
         if reference is not None:
             blocks = reference.states[1 : len(reference.states) - self.closed] if needs.ref_states else None
             shared |= {"ref_states": blocks, "activation": reference.mask}
@@ -130,7 +131,7 @@ class Learner(nn.Module):
                 return Completions(advantage.new_zeros(0), None, advantage=advantage, **shared)
         kl: Kl = "metric" if everything and needs.kl == "none" and reference is not None else needs.kl
         scores = token_scores(
-            head,
+            (head, self.start.head()),
             states,
             None if reference is None else reference.states[0],
             part["targets"],

@@ -27,8 +27,12 @@ class TokenScores:
     kept: int = 0  #: tokens whose logits are kept for the backward pass
 
 
+#: states (n, d) → logits (n, V)
+Head = Callable[[Tensor], Tensor]
+
+
 def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
-    head: Callable[[Tensor], Tensor],
+    heads: Head | tuple[Head, Head],
     states: Tensor,
     ref_states: Tensor | None,
     targets: Tensor,
@@ -40,10 +44,12 @@ def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
 ) -> TokenScores:
     """Score targets (N,) from the policy's last states and, for a KL, the reference's, (N, d) each, piece by piece.
 
-    `head` maps states (n, d) to logits (n, V); it is called as it is, whatever it consists of. The logits of at most
-    `rows` tokens are kept for the backward pass; those beyond have theirs computed again in it. `most` is the largest
-    N of any rank: how often `head` is called depends on it and not on N, as ZeRO-3 needs.
+    `heads` map states (n, d) to logits (n, V): the policy's and the reference's, or one for both; they are called as
+    they are, whatever they consist of. The logits of at most `rows` tokens are kept for the backward pass; those
+    beyond have theirs computed again in it. `most` is the largest N of any rank: how often the heads are called
+    depends on it and not on N, as ZeRO-3 needs.
     """
+    both = heads if isinstance(heads, tuple) else (heads, heads)
     most = max(most, len(targets))
     pieces = ceil(most / max(1, rows // SHARE))
     kept_pieces = pieces if most <= rows else rows // ceil(most / pieces)
@@ -53,7 +59,7 @@ def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
     ref_pieces = [None] * pieces if compared is None else torch.tensor_split(compared, pieces)
     split = (torch.tensor_split(states, pieces), ref_pieces, torch.tensor_split(targets, pieces))
     for place, (here, ref_here, labels) in enumerate(zip(*split, strict=True)):
-        given = (head, here, ref_here, labels, kl, accuracy)
+        given = (*both, here, ref_here, labels, kl, accuracy)
         if training and place >= kept_pieces:
             parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -83,7 +89,8 @@ def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> i
 
 
 def _score(
-    head: Callable[[Tensor], Tensor],
+    head: Head,
+    ref_head: Head,
     states: Tensor,
     ref_states: Tensor | None,
     targets: Tensor,
@@ -91,7 +98,7 @@ def _score(
     accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        reference = None if ref_states is None else head(ref_states)
+        reference = None if ref_states is None else ref_head(ref_states)
     logits = head(states)
     logp, divergence = Joint.apply(logits, reference, targets, kl)  # type: ignore[no-untyped-call]
     correct = (logits.argmax(-1) == targets if accuracy else torch.zeros_like(targets)).float()

@@ -8,7 +8,7 @@ import torch
 from trainers.data.examples import pair
 from trainers.likelihood import token_scores
 from trainers.objectives import DPO, Completions
-from trainers.policy import Head
+from trainers.policy import head_of
 
 ROWS = [
     {"prompt": f"{n} is ", "chosen": "small" if n < 3 else "large, surely", "rejected": "no number" * (1 + n % 2)}
@@ -61,7 +61,7 @@ def completions(trainer, inputs, layout) -> Completions:
     batch = layout.collate(pairs)
     models = (trainer.accelerator.unwrap_model(trainer.model), trainer.ref_model)
     last, ref_last = (layout.states(m.base_model, batch)[0][batch["positions"]] for m in models)
-    heads = [Head(m) for m in models]
+    heads = [head_of(m) for m in models]
     logp = token_scores(heads[0], last, last.detach(), batch["targets"], kl="none", rows=999).logp
     ref_logp = token_scores(heads[1], ref_last, ref_last, batch["targets"], kl="none", rows=999).logp.detach()
     return Completions(logp, ref_logp, batch["segment"], 2 * len(ROWS))

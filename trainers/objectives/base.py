@@ -116,7 +116,7 @@ class Objective(Frozen, ABC):
         20, ge=0, le=1_000_000, description="GB of disk for the reference's states; beyond, it runs at every step."
     )
     learning_rate_multiplier: float = Field(
-        1.0, gt=0, le=1000, description="Times the method's base learning rate (1e-4)."
+        1.0, gt=0, le=1000, description="Times the base learning rate of what trains: 1e-4 for a LoRA."
     )
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Absolute learning rate, instead of the multiplier."
