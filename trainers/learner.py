@@ -1,4 +1,4 @@
-"""What is trained: the policy and the objective's own modules, from a packed row to one loss per pair."""
+"""What is trained: the policy and the objective's own modules, from a packed row to its losses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from trainers.data.examples import WEIGHT
 from trainers.layouts import Layout
 from trainers.likelihood import Kl, kept_bytes, token_scores
+from trainers.means import Metric
 from trainers.objectives import Completions, Objective
 from trainers.policy import head_of
 from trainers.rows import Row
 
 MIB = 2**20
+#: the loss in the log: its part that counts examples, and the part that counts tokens
+PER_EXAMPLE, PER_TOKEN = "train_loss", "train_loss/tokens"
 
 
 class Learner(nn.Module):
@@ -32,30 +36,46 @@ class Learner(nn.Module):
         self._capped = getattr(config, "final_logit_softcapping", None) is not None
         self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
-    def forward(self, row: Row, log_kl: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        """A row of `collate` → the objective's losses per pair (P,) and per token (or none), its metrics."""
-        loss = self.objective.loss(self.completions(row, log_kl=log_kl), self.objective_modules)
-        per_token = loss.per_pair.new_zeros(0) if loss.per_token is None else loss.per_token
-        return loss.per_pair, per_token, {**loss.metrics, "memory/head_mb": per_token.new_tensor([self.kept_mb])}
+    def forward(self, row: Row, diagnose: bool = False) -> tuple[Tensor, Tensor, Mapping[str, Metric]]:
+        """A row of `collate` → weighted losses per example (P,) and per token (or none), and what is logged."""
+        batch = self.completions(row, diagnose=diagnose)
+        loss = self.objective.loss(batch, self.objective_modules)
+        weights = row["columns"][WEIGHT]
+        per_example = loss.per_example * weights
+        per_token = token_weights = per_example.new_zeros(0)
+        if loss.per_token is not None:
+            first = row["segment"] < len(weights)
+            token_weights = row["weights"][first] * weights[row["segment"][first]]
+            per_token = loss.per_token * token_weights
+        means = {PER_EXAMPLE: (per_example, weights), PER_TOKEN: (per_token, token_weights)}
+        return per_example, per_token, {**loss.metrics, **means, "memory/head_mb": weights.new_tensor([self.kept_mb])}
 
-    def completions(self, row: Row, *, log_kl: bool = False) -> Completions:
-        """The per-token vectors that the objective declares it needs; with `log_kl` the KL in any case."""
+    def completions(self, row: Row, *, diagnose: bool = False) -> Completions:
+        """The per-token vectors that the objective declares it needs; with `diagnose` also what is only logged."""
         needs = self.objective.needs()
-        kl: Kl = "gradient" if needs.kl else "metric" if log_kl else "none"
-        reference = row["reference"] if "reference" in row else self.reference_states(row)
+        kl: Kl = "metric" if needs.kl == "none" and needs.reference and diagnose else needs.kl
         base = self.policy.get_base_model()
+        reference = self._reference(row)
         last = self.layout.states(base.base_model, row)[0][row["positions"]]
         size = kept_bytes(self._vocabulary, last.element_size(), kl=kl, capped=self._capped)
         rows = int(self.objective.head_memory_mb * MIB / size)
         head, targets, most = head_of(base), row["targets"], row["most"]
-        scores = token_scores(head, last, reference[0], targets, kl=kl, rows=rows, most=most)
+        ref_last = None if reference is None else reference[0]
+        accuracy = needs.accuracy and diagnose
+        scores = token_scores(head, last, ref_last, targets, kl=kl, rows=rows, most=most, accuracy=accuracy)
         self.kept_mb = scores.kept * size / MIB
-        blocks = reference[1:] if needs.ref_states else None
-        return Completions(scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
+        blocks = reference[1:] if needs.ref_states and reference is not None else None
+        vectors = (scores.logp, scores.ref_logp, row["segment"], row["count"], scores.kl, blocks)
+        return Completions(*vectors, row["weights"], scores.correct, row["columns"])
+
+    def _reference(self, row: Row) -> Tensor | None:
+        if not self.objective.needs().reference:
+            return None
+        return row["reference"] if "reference" in row else self.reference_states(row)
 
     @torch.no_grad()
     def reference_states(self, row: Row) -> Tensor:
-        """(B, N, d): the reference's last states at the row's completion tokens and, where declared, each block's."""
+        """(B, N, d): the reference's last states at the row's scored tokens and, where declared, each block's."""
         every_block = self.objective.needs().ref_states
         with self.policy.disable_adapter():
             states = self.layout.states(self.policy.get_base_model().base_model, row, every_block=every_block)

@@ -1,4 +1,4 @@
-"""Training on a fixed set of pairs: transformers.Trainer with DeepSpeed under it, one rule of normalisation over it."""
+"""Training on a fixed set of examples: transformers.Trainer and DeepSpeed under one rule of normalisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainers.collate import MicroBatches
 from trainers.drift import WARNING, first_fall
 from trainers.errors import Diverged
 from trainers.events import Progress
-from trainers.learner import Learner
+from trainers.learner import PER_EXAMPLE, PER_TOKEN, Learner
 from trainers.means import Means
 from trainers.objectives import Objective
 from trainers.ranks import Ranks
@@ -51,12 +51,8 @@ class Run:
         return self.assignment.spec.method.objective
 
 
-#: the part of the loss whose mean goes over tokens
-OVER_TOKENS = "train_loss/tokens"
-
-
 class OfflineTrainer(Trainer):  # type: ignore[misc]
-    """The loss and its gradient are means over a step's pairs and tokens, whoever computes which."""
+    """The loss and its gradient are means over a step's examples and tokens, whoever computes which."""
 
     loss_is_scaled_for_ga = True
 
@@ -83,11 +79,11 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
-        """Σ loss over the micro-batch's units · ranks / units of the step: DeepSpeed then averages over the ranks."""
+        """Σ loss over the micro-batch's units · ranks / their weight in the step: DeepSpeed averages over the ranks."""
         weight = inputs["weight"]
-        per_pair, per_token, metrics = model(row=inputs["row"], log_kl=self._logs_next())
-        self.means.add({"train_loss": per_pair, OVER_TOKENS: per_token, **metrics}, weight=weight)
-        loss: Tensor = per_pair.sum() / inputs["step_pairs"] + per_token.sum() / inputs["step_tokens"]
+        per_example, per_token, metrics = model(row=inputs["row"], diagnose=self._logs_next())
+        self.means.add(metrics, weight=weight)
+        loss: Tensor = per_example.sum() / inputs["step_examples"] + per_token.sum() / inputs["step_tokens"]
         loss = loss * (weight * self.run.ranks.world)
         self.finite &= loss.detach().isfinite()
         return loss
@@ -99,7 +95,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
             return  # transformers' summary at the end
         step, steps = self.state.global_step, self.state.max_steps
         record = {"step": step, "epoch": step / steps * self.run.objective.n_epochs, **self.means.take()}
-        record["train_loss"] += record.pop(OVER_TOKENS, 0.0)
+        record[PER_EXAMPLE] += record.pop(PER_TOKEN, 0.0)
         record |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}  # ZeRO-0 has no norm
         self.state.log_history.append(record)
         then, before = self.started

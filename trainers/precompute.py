@@ -12,7 +12,7 @@ from trainers.collate import MicroBatches
 from trainers.learner import Learner
 from trainers.objectives import Objective
 from trainers.ranks import Ranks
-from trainers.reference import Ingredients, ReferenceStore, Shape, digest, folder_digest, rows_digest
+from trainers.reference import Ingredients, ReferenceStore, Shape, data_digest, digest, folder_digest
 from trainers.rows import on
 from trainers.spec import Assignment
 
@@ -32,14 +32,16 @@ class Prepared:
 def prepare(
     learner: Learner, data: MicroBatches, assignment: Assignment, tokenizer: Any, out: Path, me: Ranks
 ) -> Prepared:
-    """The attempt's store for these rows, filled unless an earlier launch has; every rank must call it.
+    """The attempt's store for these examples, filled unless an earlier launch has; every rank must call it.
 
     It is kept under `out`, named by what the states depend on, and read in every epoch and after a relaunch.
     """
     objective = assignment.spec.method.objective
+    if not objective.needs().reference:
+        return Prepared(None, "The objective compares with no reference", {"reference": "none"})
     shape = _shape(learner, objective)
     made_of = ingredients(assignment, data, tokenizer, shape)
-    store = ReferenceStore(out / FOLDER / made_of.digest(), data.rows, shape)
+    store = ReferenceStore(out / FOLDER / made_of.digest(), data.examples, shape)
     size = store.bytes / GB
     said = {"reference_gb": round(size, 3), "reference_store_gb": objective.reference_store_gb}
     if size > objective.reference_store_gb:
@@ -59,14 +61,14 @@ def discard(out: Path) -> None:
 
 
 def ingredients(assignment: Assignment, data: MicroBatches, tokenizer: Any, shape: Shape) -> Ingredients:
-    """What the states of these rows depend on."""
+    """What the states of these examples depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return Ingredients(
         model=assignment.model_digest,
         adapter=folder_digest(assignment.adapter_path),
         tokenizer=digest(backend.to_str().encode() if backend else repr(tokenizer).encode()),
         template=digest(str(tokenizer.chat_template).encode()),
-        data=rows_digest(data.rows),
+        data=data_digest(data.examples),
         max_length=assignment.spec.method.objective.max_length,
         dtype=str(shape.dtype),
         layout=data.layout.name,
@@ -88,9 +90,9 @@ def _fill(
         store.create()
     me.wait_for_all()
     learner.to(me.device)
-    for pairs in _chunks(data, objective, me):
-        row = on(me.device, data.layout.collate([data.rows[pair] for pair in pairs]))
-        store.write(pairs, learner.reference_states(row))
+    for chunk in _chunks(data, objective, me):
+        row = on(me.device, data.layout.collate([data.examples[e] for e in chunk]))
+        store.write(chunk, learner.reference_states(row))
     me.wait_for_all()
     if me.speaks:
         store.finish(made_of)
@@ -98,16 +100,16 @@ def _fill(
 
 
 def _chunks(data: MicroBatches, objective: Objective, me: Ranks) -> Iterator[list[int]]:
-    """This rank's pairs, as many at a time as the token budget takes; of similar lengths, whoever has them."""
-    order = sorted(range(len(data.rows)), key=lambda pair: (-data.layout.tokens(data.rows[pair]), pair))
+    """This rank's examples, as many at a time as the token budget takes; of similar lengths, whoever has them."""
+    order = sorted(range(len(data.examples)), key=lambda place: (-data.layout.tokens(data.examples[place]), place))
     chunk: list[int] = []
     used = 0
-    for pair in order[me.rank :: me.world]:
-        size = data.layout.tokens(data.rows[pair])
+    for place in order[me.rank :: me.world]:
+        size = data.layout.tokens(data.examples[place])
         if chunk and used + size > objective.micro_batch_tokens:
             yield chunk
             chunk, used = [], 0
-        chunk.append(pair)
+        chunk.append(place)
         used += size
     if chunk:
         yield chunk

@@ -1,4 +1,4 @@
-"""The reference store: the frozen model's states at every completion token, computed once and kept on disk."""
+"""The reference store: the frozen model's states at every scored token, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example
 
 DONE = "done.json"
 STATES = "states.bin"
@@ -39,7 +39,7 @@ class Ingredients:
 
 @dataclass(frozen=True)
 class Shape:
-    """B states of width d for each completion token, in `dtype`."""
+    """B states of width d for each scored token, in `dtype`."""
 
     blocks: int
     width: int
@@ -47,15 +47,16 @@ class Shape:
 
 
 class ReferenceStore:
-    """One file of (M, B, d): the M completion tokens pair by pair, each pair's chosen answer first.
+    """One file of (M, B, d): the M scored tokens example by example, answer by answer.
 
-    Several ranks may write disjoint pairs of one store; all read all of it once it is done.
+    Several ranks may write disjoint examples of one store; all read all of it once it is done.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[TokenPair], shape: Shape) -> None:
+    def __init__(self, folder: Path, examples: Sequence[Example], shape: Shape) -> None:
         self.folder = folder
         self._shape = shape
-        lengths = [len(answer) for row in rows for answer in (row.chosen, row.rejected)]
+        self._leaves = len(examples[0].answers)
+        lengths = [len(answer.scored) for example in examples for answer in example.answers]
         self._ends = [0, *accumulate(lengths)]
         self._states: Tensor | None = None
 
@@ -66,7 +67,7 @@ class ReferenceStore:
 
     @property
     def done(self) -> bool:
-        """Whether every pair's states are in it."""
+        """Whether every example's states are in it."""
         return (self.folder / DONE).exists()
 
     def create(self) -> None:
@@ -79,22 +80,23 @@ class ReferenceStore:
         """Say that it is complete, and of what it is made; one rank calls it when all have written."""
         (self.folder / DONE).write_text(json.dumps(asdict(ingredients)))
 
-    def write(self, pairs: Sequence[int], states: Tensor) -> None:
-        """Put down (B, N, d) states whose tokens lie as in a row of these pairs: chosen answers, then rejected."""
+    def write(self, examples: Sequence[int], states: Tensor) -> None:
+        """Put down (B, N, d) states whose tokens lie as in a row of these examples."""
         start = 0
-        for place in self._places(pairs):
+        for place in self._places(examples):
             size = place.stop - place.start
             self._file()[place] = states[:, start : start + size].transpose(0, 1).to("cpu", self._shape.dtype)
             start += size
 
-    def read(self, pairs: Sequence[int]) -> Tensor:
-        """The (B, N, d) states of these pairs' row."""
-        return torch.cat([self._file()[place] for place in self._places(pairs)]).transpose(0, 1)
+    def read(self, examples: Sequence[int]) -> Tensor:
+        """The (B, N, d) states of these examples' row."""
+        return torch.cat([self._file()[place] for place in self._places(examples)]).transpose(0, 1)
 
-    def _places(self, pairs: Sequence[int]) -> Iterator[slice]:
-        for answer in range(2):
-            for pair in pairs:
-                yield slice(self._ends[2 * pair + answer], self._ends[2 * pair + answer + 1])
+    def _places(self, examples: Sequence[int]) -> Iterator[slice]:
+        for leaf in range(self._leaves):
+            for example in examples:
+                place = self._leaves * example + leaf
+                yield slice(self._ends[place], self._ends[place + 1])
 
     def _file(self) -> Tensor:
         if self._states is None:
@@ -118,10 +120,10 @@ def folder_digest(folder: Path | None) -> str:
     return digest(b"".join(f"{path.relative_to(folder)}:{digest(path.read_bytes())}\n".encode() for path in files))
 
 
-def rows_digest(rows: Sequence[TokenPair]) -> str:
-    """Of the token ids as they are trained on, in their order."""
+def data_digest(examples: Sequence[Example]) -> str:
+    """Of the token ids as they are trained on and which of them are scored, in their order."""
     total = hashlib.sha256()
-    for row in rows:
-        for part in (row.prompt, row.chosen, row.rejected):
+    for example in examples:
+        for part in (example.prompt, *(ids for answer in example.answers for ids in (answer.ids, answer.scored))):
             total.update(f"{len(part)}:".encode() + part.numpy().tobytes())
     return total.hexdigest()

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
-from trainers.data.records import read_pairs
-from trainers.data.tokens import Encoder, TokenPair, TokenPairs, tokenise
+from trainers.data.examples import Example
+from trainers.data.records import BadLine, read_pairs
+from trainers.data.tokens import Encoder, Examples, tokenise
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
@@ -57,6 +58,7 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
     training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
+    _check_columns(training.rows, objective)
     shown = _shown(assignment, encoder, limit) or training
     set_seed(seed)
     policy = load_policy(assignment, _dtype(objective))
@@ -89,10 +91,17 @@ def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int
     return Encoder(tokenizer, config.vocab_size), limit
 
 
-def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> TokenPairs | None:
+def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> Examples | None:
     if assignment.validation_path is None:
         return None
     return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+
+
+def _check_columns(examples: Iterable[Example], objective: Objective) -> None:
+    """Every line says what the objective reads beside its texts."""
+    for example in examples:
+        for name in sorted(objective.needs().columns - example.columns.keys()):
+            raise BadLine(example.line, f"{name} is missing, which the method's settings need")
 
 
 def _dtype(objective: Objective) -> torch.dtype:
@@ -112,8 +121,9 @@ def _run(
 ) -> Run:
     objective = assignment.spec.method.objective
     schedule = planned(
-        tokens=tuple(data.layout.tokens(row) for row in data.rows),
-        chosen_tokens=tuple(len(row.chosen) for row in data.rows),
+        tokens=tuple(data.layout.tokens(example) for example in data.examples),
+        weights=tuple(example.weight for example in data.examples),
+        token_weights=tuple(example.token_weight for example in data.examples),
         epochs=objective.n_epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
@@ -133,7 +143,7 @@ def _arguments(run: Run, learner: Learner) -> Any:
     return arguments(run.objective, run.schedule, out=run.out, seed=seed, trainable=trainable, gpu=gpu)
 
 
-def _opening(run: Run, training: TokenPairs, chosen: Chosen) -> str:
+def _opening(run: Run, training: Examples, chosen: Chosen) -> str:
     rate = run.objective.resolved_learning_rate()
     passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
     steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
@@ -161,7 +171,7 @@ def _train(trainer: OfflineTrainer) -> None:
     trainer.train(resume_from_checkpoint=str(trainer.run.out / found[-1].path))
 
 
-def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[TokenPair], encoder: Encoder) -> None:
+def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Example], encoder: Encoder) -> None:
     run = trainer.run
     run.progress.say("Publishing")
     size = run.objective.micro_batch_size

@@ -124,7 +124,7 @@ def sentiment_tokens(tokens: Sequence[str]) -> list[bool]:
 def contrast(masks: dict[str, Any], column: str) -> tuple[float, float] | None:
     """Mean size of a per-token column on sentiment words and on all other tokens; None if it is not there."""
     groups: dict[bool, list[float]] = {True: [], False: []}
-    for answer in (pair[side] for pair in masks["pairs"] for side in ("chosen", "rejected")):
+    for answer in (pair[side] for pair in masks["examples"] for side in ("chosen", "rejected")):
         for flag, value in zip(sentiment_tokens(answer["tokens"]), answer.get(column, ()), strict=False):
             groups[flag].append(abs(value))
     return (fmean(groups[True]), fmean(groups[False])) if groups[True] and groups[False] else None

@@ -170,10 +170,10 @@ def test_sparsepo_on_a_finished_policy_starts_at_log_2_and_is_served_as_trained(
     job = tune(service, dpo.fine_tuned_model, file, "sparsepo", learning_rate=1e-3, batch_size=16)
     assert losses(service, job.id)[0] == pytest.approx(math.log(2), abs=1e-4)
     masks = json.loads((service.home / "artifacts" / f"{job.id}-a1" / "token_masks.json").read_text())
-    trained = [row[side]["log_ratio"] for row in masks["pairs"][:8] for side in ("chosen", "rejected")]
+    trained = [row[side]["log_ratio"] for row in masks["examples"][:8] for side in ("chosen", "rejected")]
     inputs = [
         {"prompt": row["prompt_ids"], "response": row[side]["ids"]}
-        for row in masks["pairs"][:8]
+        for row in masks["examples"][:8]
         for side in ("chosen", "rejected")
     ]
     served = reward(service, job.fine_tuned_model, dpo.fine_tuned_model, inputs, include=["token_scores"])

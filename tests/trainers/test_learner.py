@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example
 from trainers.layouts import TreeLayout
 from trainers.learner import Learner
 from trainers.objectives import DPO, Objective, SparsePO
@@ -41,7 +41,7 @@ def make(assign):
     return learner
 
 
-def dense(learner: Learner, rows: list[TokenPair], objective: Objective) -> Tensor:
+def dense(learner: Learner, rows: list[Example], objective: Objective) -> Tensor:
     """The objective's definition from all logits of a merged policy and the plain base."""
     policy = copy.deepcopy(learner.policy).merge_and_unload().double()
     reference = copy.deepcopy(learner.policy).unload().double()
@@ -50,7 +50,7 @@ def dense(learner: Learner, rows: list[TokenPair], objective: Objective) -> Tens
     losses = []
     for row in rows:
         s, price = 0.0, 0.0
-        for answer, sign in ((row.chosen, 1), (row.rejected, -1)):
+        for answer, sign in ((row.answers[0].ids, 1), (row.answers[1].ids, -1)):
             ids, first = torch.cat([row.prompt, answer])[None], len(row.prompt) - 1
             log_pi = policy(ids).logits[0, first:-1].log_softmax(-1)
             out = reference(ids, output_hidden_states=True)
@@ -137,7 +137,7 @@ def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
         losses, _, metrics = learner(collate(rows))
         losses.sum().backward()
         results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
-        tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
+        tokens = sum(len(answer) for row in rows for answer in row.answers)
         said = metrics["memory/head_mb"].tolist()
         assert said == [pytest.approx(min(budget, tokens * 2 * 260 * 8 / 2**20), rel=0.4)]
         assert said[0] <= budget
@@ -172,9 +172,9 @@ def test_what_the_objective_does_not_need_is_not_computed(make, rows):
 
 def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
-    for log_kl in (False, True):
+    for diagnose in (False, True):
         learner = make(DPO())
-        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), diagnose=diagnose)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from trainers.collate import MicroBatches
+from trainers.data.examples import pair
 from trainers.learner import Learner
 from trainers.objectives import DPO, SparsePO
 from trainers.policy import load_policy
 from trainers.precompute import ingredients
 from trainers.probe import choose
-from trainers.reference import Ingredients, ReferenceStore, Shape, folder_digest, rows_digest
+from trainers.reference import Ingredients, ReferenceStore, Shape, data_digest, folder_digest
 from trainers.schedule import MicroBatch
 from trainers.stopping import STOPPED
 
@@ -37,7 +38,7 @@ def test_what_ranks_write_pair_by_pair_is_read_in_any_rows_order(rows, tmp_path,
     first.create()
     said = {}
     for store, pairs in ((first, [4, 0]), (second, [2]), (second, [1, 3])):
-        lengths = [len(rows[p].chosen) for p in pairs] + [len(rows[p].rejected) for p in pairs]
+        lengths = [len(rows[p].answers[leaf]) for leaf in range(2) for p in pairs]
         states = torch.randn(3, sum(lengths), 4).to(dtype)
         answers = [(p, "chosen") for p in pairs] + [(p, "rejected") for p in pairs]
         said |= dict(zip(answers, states.split(lengths, dim=1), strict=True))
@@ -52,11 +53,11 @@ def test_what_ranks_write_pair_by_pair_is_read_in_any_rows_order(rows, tmp_path,
 def test_losses_and_gradients_from_the_store_are_the_online_ones(learner, rows, tmp_path):
     store = ReferenceStore(tmp_path, rows, Shape(3, 64, torch.float32))
     store.create()
-    for pair, row in enumerate(rows):  # one at a time: the rows of the training are packed otherwise
-        store.write([pair], learner.reference_states(learner.layout.collate([row])))
+    for place, row in enumerate(rows):  # one at a time: the rows of the training are packed otherwise
+        store.write([place], learner.reference_states(learner.layout.collate([row])))
     results = []
     for data in (MicroBatches(rows, learner.layout), MicroBatches(rows, learner.layout, store)):
-        row = data[MicroBatch((3, 0, 4), step_pairs=3, step_tokens=9)]["row"]
+        row = data[MicroBatch((3, 0, 4), step_examples=3, step_tokens=9)]["row"]
         assert ("reference" in row) == (data.store is not None)
         learner.zero_grad()
         losses, *_ = learner(row)
@@ -87,7 +88,7 @@ def test_each_ingredient_is_taken_from_where_it_comes(assign, rows, byte_tokeniz
         "adapter": ingredients(assign("dpo", adapter_path=tmp_path), data, byte_tokenizer(), shape),
         "tokenizer": ingredients(assign("dpo"), data, other_words, shape),
         "template": ingredients(assign("dpo"), data, byte_tokenizer("{{ messages }}"), shape),
-        "data": ingredients(assign("dpo"), replace(data, rows=rows[::-1]), byte_tokenizer(), shape),
+        "data": ingredients(assign("dpo"), replace(data, examples=rows[::-1]), byte_tokenizer(), shape),
         "max_length": ingredients(assign("dpo", max_length=512), data, byte_tokenizer(), shape),
         "dtype": ingredients(assign("dpo"), data, byte_tokenizer(), replace(shape, dtype=torch.bfloat16)),
         "blocks": ingredients(assign("dpo"), data, byte_tokenizer(), replace(shape, blocks=3)),
@@ -99,8 +100,9 @@ def test_each_ingredient_is_taken_from_where_it_comes(assign, rows, byte_tokeniz
 
 
 def test_digests_see_borders_and_names(rows, tmp_path):
-    moved = replace(rows[0], prompt=rows[0].prompt[:-1], chosen=torch.cat([rows[0].prompt[-1:], rows[0].chosen]))
-    assert rows_digest([moved, *rows[1:]]) != rows_digest(rows)
+    prompt, (chosen, rejected) = rows[0].prompt, rows[0].answers
+    moved = pair(1, prompt[:-1], torch.cat([prompt[-1:], chosen.ids]), rejected.ids)
+    assert data_digest([moved, *rows[1:]]) != data_digest(rows)
     (tmp_path / "a").write_bytes(b"1")
     before = folder_digest(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainers.likelihood import token_scores
 from trainers.masks import activation_mask
-from trainers.objectives import DPO, Completions, SparsePO
+from trainers.objectives import DPO, Completions, Needs, SparsePO
 
 LENGTHS = (3, 1, 4, 2, 5, 1)  # three chosen answers, then three rejected ones
 SEGMENT = torch.repeat_interleave(torch.arange(6), torch.tensor(LENGTHS))
@@ -25,7 +25,7 @@ def logits() -> tuple[Tensor, Tensor]:
 
 
 def completions(policy: Tensor, reference: Tensor) -> Completions:
-    scores = token_scores(lambda z: z, policy, reference, TARGETS, kl="gradient", rows=N)
+    scores = token_scores(lambda z: z, policy, reference, TARGETS, kl="reference_to_policy", rows=N)
     states = torch.randn(LAYERS, N, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     return Completions(scores.logp, scores.ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
 
@@ -35,7 +35,7 @@ def test_tdpo2_has_its_definition_and_leaves_the_chosen_kl_alone(logits):
     batch = completions(policy, reference)
     sums, kls = batch.total(batch.log_ratio()), batch.total(batch.kl)
     for alpha in (0.0, 0.5, 1.0):
-        found = SparsePO(mask="ones", tdpo=2, alpha=alpha, beta=0.7).loss(batch).per_pair
+        found = SparsePO(mask="ones", tdpo=2, alpha=alpha, beta=0.7).loss(batch).per_example
         s = sums[:3] - sums[3:] - alpha * (kls[3:] - kls[:3].detach())
         expected = -nn.functional.logsigmoid(0.7 * s)
         assert torch.allclose(found, expected, atol=1e-12)
@@ -46,9 +46,9 @@ def test_tdpo2_has_its_definition_and_leaves_the_chosen_kl_alone(logits):
 def test_tdpo2_lies_between_dpo_and_tdpo1(logits):
     policy, reference = logits
     batch = completions(policy, reference)
-    none, whole = (SparsePO(mask="ones", tdpo=2, alpha=alpha).loss(batch).per_pair for alpha in (0.0, 1.0))
-    first = SparsePO(mask="ones").loss(batch).per_pair
-    assert torch.equal(none, DPO().loss(batch).per_pair)
+    none, whole = (SparsePO(mask="ones", tdpo=2, alpha=alpha).loss(batch).per_example for alpha in (0.0, 1.0))
+    first = SparsePO(mask="ones").loss(batch).per_example
+    assert torch.equal(none, DPO().loss(batch).per_example)
     assert torch.equal(whole, first)
     grads = [torch.autograd.grad(loss.sum(), policy, retain_graph=True)[0] for loss in (whole, first)]
     assert float((grads[0] - grads[1])[SEGMENT < 3].abs().max()) > 1e-3
@@ -77,9 +77,9 @@ def test_mapo_is_its_definition_from_the_references_states(logits):
     assert not shown["mask"].requires_grad
     sums = batch.total(mask * (batch.log_ratio() + batch.kl))
     expected_loss = -nn.functional.logsigmoid(0.7 * (sums[:3] - sums[3:]))
-    assert torch.allclose(objective.loss(batch).per_pair, expected_loss, atol=1e-9)
+    assert torch.allclose(objective.loss(batch).per_example, expected_loss, atol=1e-9)
     assert objective.modules(LAYERS, WIDTH) is None
-    assert (objective.needs().kl, objective.needs().ref_states) == (True, True)
+    assert objective.needs() == Needs(kl="reference_to_policy", ref_states=True)
 
 
 def test_a_single_blocks_mapo_mask_runs_from_0_to_1_in_each_answer():

@@ -34,8 +34,8 @@ def test_a_text_rows_answers_follow_the_prompts_ids_and_end_once(byte_tokenizer)
     tokenizer = byte_tokenizer()
     row = encoder(tokenizer).encode(Pair(1, "ab", "cd", "e<end>"))
     assert row.prompt.tolist() == tokenizer("ab")["input_ids"]
-    assert row.chosen.tolist() == [*tokenizer("cd")["input_ids"], 0]
-    assert row.rejected.tolist() == [*tokenizer("e")["input_ids"], 0]
+    assert row.answers[0].ids.tolist() == [*tokenizer("cd")["input_ids"], 0]
+    assert row.answers[1].ids.tolist() == [*tokenizer("e")["input_ids"], 0]
     assert row.tokens == 2 + 3 + 2
 
 
@@ -43,13 +43,13 @@ def test_a_conversation_is_rendered_once_by_the_template(byte_tokenizer):
     tokenizer = byte_tokenizer()
     row = encoder(tokenizer).encode(Pair(1, (USER,), (GOOD,), (BAD,)))
     assert tokenizer.decode(row.prompt) == "<user>Hi\n<assistant>"
-    assert tokenizer.decode(row.chosen) == "Hello\n"
-    assert tokenizer.decode(row.rejected) == "No\n"
+    assert tokenizer.decode(row.answers[0].ids) == "Hello\n"
+    assert tokenizer.decode(row.answers[1].ids) == "No\n"
 
 
 def test_token_ids_are_taken_as_they_are(byte_tokenizer):
     row = encoder(byte_tokenizer()).encode(Pair(1, (5,), (0, 7), (8,)))
-    assert (row.prompt.tolist(), row.chosen.tolist(), row.rejected.tolist()) == ([5], [0, 7], [8])
+    assert (row.prompt.tolist(), row.answers[0].ids.tolist(), row.answers[1].ids.tolist()) == ([5], [0, 7], [8])
 
 
 def test_a_merge_over_the_boundary_leaves_the_prompt_as_it_is_served():
@@ -59,9 +59,9 @@ def test_a_merge_over_the_boundary_leaves_the_prompt_as_it_is_served():
     assert whole[: len(asked)] != asked  # ▁upon is one token, ▁up another
     row = encoder(tokenizer).encode(Pair(1, "On up", "on a", " a time"))
     assert row.prompt.tolist() == asked
-    assert tokenizer.decode([*asked, *row.chosen]) == "On upon a"
-    assert tokenizer.convert_ids_to_tokens(row.chosen.tolist()) == ["o", "n", "▁", "a"]
-    assert tokenizer.convert_ids_to_tokens(row.rejected.tolist())[:2] == ["▁", "a"]
+    assert tokenizer.decode([*asked, *row.answers[0].ids]) == "On upon a"
+    assert tokenizer.convert_ids_to_tokens(row.answers[0].ids.tolist()) == ["o", "n", "▁", "a"]
+    assert tokenizer.convert_ids_to_tokens(row.answers[1].ids.tolist())[:2] == ["▁", "a"]
 
 
 def test_messages_need_a_template(byte_tokenizer):

@@ -59,7 +59,7 @@ def test_sparsepo_starts_at_log_2_plus_the_price_of_a_mask_of_ones(sparsepo, pai
 def test_the_mask_is_trained_and_shown_beside_the_adapter(sparsepo):
     mask = load_file(sparsepo.out / "objective" / "mask.safetensors")
     assert float(mask["reward.weight"].abs().max()) > 0
-    pairs = json.loads((sparsepo.out / "token_masks.json").read_text())["pairs"]
+    pairs = json.loads((sparsepo.out / "token_masks.json").read_text())["examples"]
     assert len(pairs) == 22
     for pair in pairs:
         for answer in (pair["chosen"], pair["rejected"]):
@@ -73,7 +73,7 @@ def test_the_mask_is_trained_and_shown_beside_the_adapter(sparsepo):
 def test_the_published_adapter_gives_the_log_ratios_that_were_shown(dpo, model_path):
     base = LlamaForCausalLM.from_pretrained(model_path)
     policy = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(model_path), dpo.out / "adapter")
-    pairs = json.loads((dpo.out / "token_masks.json").read_text())["pairs"]
+    pairs = json.loads((dpo.out / "token_masks.json").read_text())["examples"]
     for pair in pairs[:5]:
         asked, answer = pair["prompt_ids"], pair["chosen"]["ids"]
         ids = torch.tensor([asked + answer])
@@ -206,7 +206,7 @@ def test_a_job_on_an_earlier_policy_starts_at_log_2_and_publishes_the_sum(dpo, f
     earlier = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(model_path), dpo.out / "adapter")
     with torch.no_grad():
         assert float((served(ids).logits - earlier(ids).logits).abs().max()) > 1e-3
-    pair = json.loads((second.out / "token_masks.json").read_text())["pairs"][0]
+    pair = json.loads((second.out / "token_masks.json").read_text())["examples"][0]
     asked, answer = pair["prompt_ids"], pair["chosen"]["ids"]
     ids = torch.tensor([asked + answer])
     with torch.no_grad():

@@ -9,8 +9,9 @@ from typing import Any
 
 import jinja2
 import torch
-from torch import Tensor
 
+from trainers.data.examples import Example
+from trainers.data.examples import pair as of_pair
 from trainers.data.records import BadLine, Message, Pair
 from trainers.errors import Unusable
 
@@ -19,25 +20,10 @@ ANCHORS = ("\n", ".", "a", " ")
 
 
 @dataclass(frozen=True)
-class TokenPair:
-    """Three 1-D int64 tensors: what is asked, and the two answers without it."""
+class Examples:
+    """What is trained on, and how many lines were left out for which reason."""
 
-    line: int
-    prompt: Tensor
-    chosen: Tensor
-    rejected: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """The prompt once and both answers."""
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
-
-
-@dataclass(frozen=True)
-class TokenPairs:
-    """What is trained on, and how many pairs were left out for which reason."""
-
-    rows: list[TokenPair]
+    rows: list[Example]
     dropped: Counter[str] = field(default_factory=Counter)
 
     def describe(self) -> str:
@@ -46,12 +32,12 @@ class TokenPairs:
         return f"{len(self.rows)} pairs" + (f" ({why})" if why else "")
 
 
-def tokenise(pairs: Iterable[Pair], encoder: Encoder, *, limit: int, param: str = "training_file") -> TokenPairs:
+def tokenise(pairs: Iterable[Pair], encoder: Encoder, *, limit: int, param: str = "training_file") -> Examples:
     """All pairs as token ids, those dropped that say nothing (identical answers) or do not fit `limit` tokens.
 
     Raises BadLine for a line that this model's tokenizer cannot take, Unusable where nothing is left.
     """
-    kept = TokenPairs([])
+    kept = Examples([])
     for pair in pairs:
         row = encoder.encode(pair)
         reason = _unfit(row, limit)
@@ -65,12 +51,13 @@ def tokenise(pairs: Iterable[Pair], encoder: Encoder, *, limit: int, param: str 
     return kept
 
 
-def _unfit(row: TokenPair | None, limit: int) -> str | None:
+def _unfit(row: Example | None, limit: int) -> str | None:
     if row is None:
         return None
-    if torch.equal(row.chosen, row.rejected):
+    chosen, rejected = row.answers
+    if torch.equal(chosen.ids, rejected.ids):
         return "identical answers"
-    longest = len(row.prompt) + max(len(row.chosen), len(row.rejected))
+    longest = len(row.prompt) + max(len(chosen), len(rejected))
     return f"longer than {limit} tokens" if longest > limit else None
 
 
@@ -81,7 +68,7 @@ class Encoder:
     tokenizer: Any  #: transformers.PreTrainedTokenizerBase
     vocabulary: int  #: rows of the model's embedding
 
-    def encode(self, pair: Pair) -> TokenPair | None:
+    def encode(self, pair: Pair) -> Example | None:
         """The pair's ids; None where the tokenizer merges prompt and answer so that no cut is faithful."""
         if isinstance(pair.prompt, str):
             parts = self._plain(pair)
@@ -92,7 +79,7 @@ class Encoder:
         if parts is None:
             return None
         self._check(pair.line, parts)
-        return TokenPair(pair.line, *(torch.tensor(part, dtype=torch.int64) for part in parts))
+        return of_pair(pair.line, *(torch.tensor(part, dtype=torch.int64) for part in parts))
 
     def text(self, ids: Sequence[int]) -> str:
         """The ids as text, special tokens shown."""

@@ -48,7 +48,7 @@ class SparsePO(Objective):
 
     def needs(self) -> Needs:
         """The KL at each token and, for a mask, every block's state of the reference."""
-        return Needs(kl=True, ref_states=self.mask != "ones")
+        return Needs(kl="reference_to_policy", ref_states=self.mask != "ones")
 
     def modules(self, layers: int, width: int) -> nn.Module | None:
         """The mask network(s), where learned."""
