@@ -45,7 +45,9 @@ class _Head(nn.Module):
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._output[0](states) / self._scaling
+        logits: torch.Tensor = self._output[0](states)
+        if self._scaling != 1:
+            logits = logits / self._scaling
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
 
