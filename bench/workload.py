@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from bench.cells import Lengths, Order
@@ -15,7 +16,7 @@ from bench.cells import Lengths, Order
 #: means of prompt, chosen and rejected answer, in tokens
 MEANS: dict[Lengths, tuple[int, int, int]] = {"short": (60, 140, 120), "long": (350, 220, 200)}
 #: σ of the lengths' logarithms
-SPREAD = 0.6
+SPREAD = 0.5
 LONGEST = 1024
 END, FIRST_WORD = 1, 2
 
@@ -71,18 +72,32 @@ class Pair:
 
 
 def draw_pairs(scale: Scale, lengths: Lengths, seed: int = 0) -> list[Pair]:
-    """Log-normal lengths with the means of `lengths`, none over LONGEST; words at random."""
+    """Log-normal lengths with the means of `lengths`, no pair over LONGEST; words at random."""
     rng = random.Random(f"{seed}/{lengths}")  # noqa: S311 - lengths, not a secret
+    columns = [_sizes(mean, scale.pairs) for mean in MEANS[lengths]]
     pairs: list[Pair] = []
-    while len(pairs) < scale.pairs:
-        sizes = [round(rng.lognormvariate(math.log(mean) - SPREAD**2 / 2, SPREAD)) for mean in MEANS[lengths]]
-        prompt, chosen, rejected = (
-            tuple(rng.randrange(FIRST_WORD, scale.vocab_size) for _ in range(max(2, size))) for size in sizes
-        )
-        pair = Pair(prompt, (*chosen[:-1], END), (*rejected[:-1], END))
-        if pair.longer <= LONGEST:
-            pairs.append(pair)
+    while not pairs or max(pair.longer for pair in pairs) > LONGEST:
+        for column in columns:
+            rng.shuffle(column)
+        drawn = [
+            [rng.randrange(FIRST_WORD, scale.vocab_size) for _ in range(sum(sizes))]
+            for sizes in zip(*columns, strict=True)
+        ]
+        pairs = [_pair(ids, *sizes) for ids, sizes in zip(drawn, zip(*columns, strict=True), strict=True)]
     return pairs
+
+
+def _sizes(mean: float, count: int) -> list[int]:
+    """The log-normal distribution's quantiles, within two σ: a small sample that is like a large one."""
+    normal = NormalDist()
+    low, high = normal.cdf(-2), normal.cdf(2)
+    places = [normal.inv_cdf(low + (high - low) * (place + 0.5) / count) for place in range(count)]
+    return [max(2, round(mean * math.exp(SPREAD * place - SPREAD**2 / 2))) for place in places]
+
+
+def _pair(ids: Sequence[int], prompt: int, chosen: int, rejected: int) -> Pair:
+    first, second = ids[prompt : prompt + chosen - 1], ids[prompt + chosen : prompt + chosen + rejected - 1]
+    return Pair(tuple(ids[:prompt]), (*first, END), (*second, END))
 
 
 def batches(pairs: Sequence[Pair], scale: Scale, order: Order, seed: int = 0) -> list[list[int]]:
