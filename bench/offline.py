@@ -6,6 +6,7 @@ Prints one JSON line; progress goes to stderr. See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -32,6 +33,13 @@ FAIRNESS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the cells; the exit status."""
     args = _parser().parse_args(argv)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print as they are imported
+        line = _line(args)
+    sys.stdout.write(json.dumps(line) + "\n")
+    return bool(line["failed"])
+
+
+def _line(args: argparse.Namespace) -> dict[str, Any]:
     plan = _plan(args)
     began = time.monotonic()
     plan.begin()
@@ -52,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         line["cells"][cell.name] = report.figures(cell, plan.scale, measured, gemm[cell.lengths])
         say(f"{cell.name}: {line['cells'][cell.name]['ratio']:.2f}x")
     line["seconds"] = time.monotonic() - began
-    sys.stdout.write(json.dumps(line) + "\n")
-    return bool(line["failed"])
+    return line
 
 
 def _parser() -> argparse.ArgumentParser:
