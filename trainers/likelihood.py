@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 Kl = Literal["none", "metric", "reference_to_policy", "policy_to_reference"]
 #: a piece of tokens is at most this share of those whose logits may be kept
 SHARE = 4
+#: tokens whose logits are a few MB
+CACHED_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -110,25 +112,18 @@ class Joint(torch.autograd.Function):
 
     With A = log Σ exp z: log π(y) = z_y − A. KL(π_ref ‖ π) = E_ref[z_ref − z] − A_ref + A and KL(π ‖ π_ref) =
     E_π[z − z_ref] − A + A_ref are 0 exactly where z is z_ref. Gradients on z: ∂log π(y) = onehot(y) − π,
-    ∂KL(π_ref ‖ π) = π − π_ref, ∂KL(π ‖ π_ref) = π (z − z_ref − E_π[z − z_ref]).
+    ∂KL(π_ref ‖ π) = π − π_ref, ∂KL(π ‖ π_ref) = π (z − z_ref − E_π[z − z_ref]). They are written over the logits, the
+    largest tensors of a step: one backward pass only.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl) -> tuple[Tensor, Tensor]:
         """(n,) each; the second is zeros where no KL is asked for, and then `reference` is None."""
-        z = _wide(logits)
-        partition = z.logsumexp(-1)
-        logp = z.gather(1, targets[:, None])[:, 0] - partition
-        divergence, ref_partition = torch.zeros_like(logp), None
-        if reference is not None:
-            z_ref = _wide(reference)
-            ref_partition = z_ref.logsumexp(-1)
-            if kl == "policy_to_reference":
-                p = (z - partition[:, None]).exp_()
-                divergence = torch.linalg.vecdot(p, z - z_ref) - partition + ref_partition
-            else:
-                p_ref = (z_ref - ref_partition[:, None]).exp_()
-                divergence = torch.linalg.vecdot(p_ref, z_ref - z) - ref_partition + partition
+        parts = [
+            _scores(logits[tile], None if reference is None else reference[tile], targets[tile], kl)
+            for tile in _tiles(logits)
+        ]
+        logp, divergence, partition, ref_partition = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.kl = kl
         slopes = kl not in ("none", "metric")
         ctx.save_for_backward(logits, partition, targets, *((reference, ref_partition) if slopes else (None, None)))
@@ -140,20 +135,47 @@ class Joint(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         """∂loss/∂z, in the logits' own precision."""
         logits, partition, targets, reference, ref_partition = ctx.saved_tensors
-        g_logp, g_kl = slopes
-        p = (_wide(logits) - partition[:, None]).exp_()
-        if ctx.kl == "reference_to_policy":
-            grad = p.mul_((g_kl - g_logp)[:, None])
-            p_ref = (_wide(reference) - ref_partition[:, None]).exp_()
-            grad.sub_(p_ref.mul_(g_kl[:, None]))
-        elif ctx.kl == "policy_to_reference":
-            apart = _wide(logits) - _wide(reference)
-            apart.sub_(torch.linalg.vecdot(p, apart)[:, None])
-            grad = p.mul_(apart.mul_(g_kl[:, None]).sub_(g_logp[:, None]))
-        else:
-            grad = p.mul_(-g_logp[:, None])
-        grad.scatter_add_(1, targets[:, None], g_logp[:, None])
-        return grad.to(logits.dtype), None, None, None
+        g_logp, g_kl = (slope[:, None] for slope in slopes)
+        for tile in _tiles(logits):
+            z = _wide(logits[tile])
+            if ctx.kl == "policy_to_reference":
+                apart = z - _wide(reference[tile])
+            p = z.sub_(partition[tile, None]).exp_()
+            if ctx.kl == "reference_to_policy":
+                grad = p.mul_((g_kl - g_logp)[tile])
+                p_ref = (_wide(reference[tile]) - ref_partition[tile, None]).exp_()
+                grad.sub_(p_ref.mul_(g_kl[tile]))
+            elif ctx.kl == "policy_to_reference":
+                apart.sub_(torch.linalg.vecdot(p, apart)[:, None])
+                grad = p.mul_(apart.mul_(g_kl[tile]).sub_(g_logp[tile]))
+            else:
+                grad = p.mul_(-g_logp[tile])
+            grad.scatter_add_(1, targets[tile, None], g_logp[tile])
+            if grad.dtype != logits.dtype:
+                logits[tile] = grad
+        return logits, None, None, None
+
+
+def _scores(logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl) -> tuple[Tensor, ...]:
+    """log π(y), the KL, A and A_ref, (n,) each; zeros for what there is not."""
+    z = _wide(logits)
+    partition = z.logsumexp(-1)
+    logp = z.gather(1, targets[:, None])[:, 0] - partition
+    if reference is None:
+        return logp, torch.zeros_like(logp), partition, torch.zeros_like(logp)
+    z_ref = _wide(reference)
+    ref_partition = z_ref.logsumexp(-1)
+    if kl == "policy_to_reference":
+        p = (z - partition[:, None]).exp_()
+        return logp, torch.linalg.vecdot(p, z - z_ref) - partition + ref_partition, partition, ref_partition
+    p_ref = (z_ref - ref_partition[:, None]).exp_()
+    return logp, torch.linalg.vecdot(p_ref, z_ref - z) - ref_partition + partition, partition, ref_partition
+
+
+def _tiles(logits: Tensor) -> list[slice]:
+    """Rows that are worked on at once: on CPU so few that they stay in its cache from one operation to the next."""
+    size = CACHED_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    return [slice(start, start + size) for start in range(0, max(1, len(logits)), size)]
 
 
 def _wide(logits: Tensor) -> Tensor:

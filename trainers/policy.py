@@ -76,7 +76,9 @@ class Head(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """As the model does it, scaled and capped."""
-        logits: torch.Tensor = self._output[0](states) / self.scaling
+        logits: torch.Tensor = self._output[0](states)
+        if self.scaling != 1:
+            logits = logits / self.scaling
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 

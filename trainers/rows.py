@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, NotRequired, TypedDict, cast
 
 import torch
@@ -152,6 +152,12 @@ class Branching:
     tree: Tree
     masks: tuple[Tensor, ...]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of the trunk (prompt and first answer) and of each further leaf."""
+        ends = self.tree.ends
+        return [end - start for start, end in pairwise((self.tree.start, *ends))]
+
     @classmethod
     def of(cls, tree: Tree, device: torch.device) -> Branching:
         """All of the prompt, and the answer up to the token itself."""
@@ -183,16 +189,20 @@ def tree_attention(  # noqa: PLR0913 - transformers' signature
         raise ForeignAttention(f"its attention uses {', '.join(asked)}")
     if trees is None:
         return _attend(query, (key, value), scaling).transpose(1, 2), None
-    pieces = [piece for one in trees for piece in _attend_in(one, query, (key, value), scaling)]
+    sizes = [size for one in trees for size in one.sizes]
+    columns = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    pieces = [piece for one in trees for piece in _attend_in(one, list(islice(columns, len(one.sizes))), scaling)]
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 
 
-def _attend_in(one: Branching, query: Tensor, memory: tuple[Tensor, Tensor], scaling: float | None) -> list[Tensor]:
-    prompt, trunk = slice(one.tree.start, one.tree.fork), slice(one.tree.start, one.tree.ends[0])
-    pieces = [_attend(query[:, :, trunk], tuple(x[:, :, trunk] for x in memory), scaling)]
-    for leaf, mask in zip(one.tree.leaves[1:], one.masks, strict=True):
-        seen = tuple(torch.cat([x[:, :, prompt], x[:, :, leaf]], dim=2) for x in memory)
-        pieces.append(_attend(query[:, :, leaf], seen, scaling, mask))
+def _attend_in(one: Branching, parts: Sequence[tuple[Tensor, ...]], scaling: float | None) -> list[Tensor]:
+    """Queries, keys and values of a tree's trunk and of each further leaf → what they get."""
+    (query, *memory), *leaves = parts
+    pieces = [_attend(query, (memory[0], memory[1]), scaling)]
+    prompt = [x[:, :, : one.tree.fork - one.tree.start] for x in memory]
+    for (asking, *own), mask in zip(leaves, one.masks, strict=True):
+        seen = tuple(torch.cat(both, dim=2) for both in zip(prompt, own, strict=True))
+        pieces.append(_attend(asking, seen, scaling, mask))
     return pieces
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,18 @@ from trainers.token_masks import token_masks
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a benchmark puts in the place of a job's own: another order of the pairs, a trainer that keeps time."""
+
+    schedule: Callable[..., Schedule] = Schedule
+    trainer: type[OfflineTrainer] = OfflineTrainer
+
+
+#: a job's own
+OWN = Parts()
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a rank's part ended: after which step, and whether it was asked to stop."""
 
@@ -40,7 +52,7 @@ class Ending:
     stopped: bool
 
 
-def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal) -> Ending:
+def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, parts: Parts = OWN) -> Ending:
     """Train and publish; the newest checkpoint in `out` is gone on from.
 
     Raises Unusable or BadLine, with a sentence for the job's owner, where the input is at fault.
@@ -55,14 +67,14 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     data = MicroBatches(training.rows, chosen.layout)
-    run = _run(assignment, out, progress, stop, me, data)
+    run = _run(assignment, out, progress, stop, me, data, parts.schedule)
     progress.say(_opening(run, training, chosen), _packing(run, chosen))
     if objective.batch_coupled():
         progress.say(_coupling(run.schedule), level="warn")
     prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
     progress.say(prepared.sentence, prepared.data)
     run = replace(run, data=replace(data, store=prepared.store))
-    trainer = OfflineTrainer(learner, _arguments(run, learner), run)
+    trainer = parts.trainer(learner, _arguments(run, learner), run)
     if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
         _train(trainer)
     ending = Ending(trainer.state.global_step, trainer.state.global_step < run.schedule.steps)
@@ -108,9 +120,17 @@ def _dtype(objective: Objective) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, data: MicroBatches) -> Run:
+def _run(
+    assignment: Assignment,
+    out: Path,
+    progress: Progress,
+    stop: StopSignal,
+    me: Ranks,
+    data: MicroBatches,
+    planned: Callable[..., Schedule],
+) -> Run:
     objective = assignment.spec.method.objective
-    schedule = Schedule(
+    schedule = planned(
         tokens=tuple(data.layout.tokens(example) for example in data.examples),
         weights=tuple(example.weight for example in data.examples),
         token_weights=tuple(example.token_weight for example in data.examples),

@@ -44,9 +44,9 @@ def masks() -> tuple[Tensor, Tensor]:
 
 
 def completions(policy: Tensor, reference: Tensor) -> Completions:
-    scores = token_scores(lambda z: z, policy, reference, TARGETS, kl="reference_to_policy", rows=N)
+    scores = token_scores(torch.clone, policy, reference, TARGETS, kl="reference_to_policy", rows=N)
     states = torch.randn(LAYERS, N, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    ref_logp = token_scores(lambda z: z, reference, None, TARGETS, kl="none", rows=N).logp
+    ref_logp = token_scores(torch.clone, reference, None, TARGETS, kl="none", rows=N).logp
     return Completions(scores.logp, ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
 
 
@@ -219,7 +219,7 @@ def test_independent_masks_push_logits_by_their_two_directions(logits, masks):
 def test_log_ratio_plus_kl_is_nought_on_average_under_the_reference(logits):
     policy, reference = (each.detach() for each in logits)
     every = [
-        token_scores(lambda z: z, policy, reference, torch.full((N,), v), kl="reference_to_policy", rows=N)
+        token_scores(torch.clone, policy, reference, torch.full((N,), v), kl="reference_to_policy", rows=N)
         for v in range(VOCABULARY)
     ]
     sums = torch.stack([s.logp + s.kl for s in every], dim=1) - reference.log_softmax(-1)

@@ -30,7 +30,7 @@ def logits() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def completions(objective: Objective, policy: Tensor, reference: Tensor, targets: Tensor) -> Completions:
-    scores = token_scores(lambda z: z, policy, reference, targets, kl=objective.needs().kl, rows=N, accuracy=True)
+    scores = token_scores(torch.clone, policy, reference, targets, kl=objective.needs().kl, rows=N, accuracy=True)
     segment = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2, 2])
     return Completions(scores.logp, None, segment, 3, scores.kl, correct=scores.correct)
 
@@ -92,7 +92,7 @@ def test_training_one_context_ends_at_the_fixed_point(weight):
     ):
         z = reference.clone().requires_grad_()
         for _ in range(20000):
-            scores = token_scores(lambda x: x, z, reference, target, kl="reference_to_policy", rows=1)
+            scores = token_scores(torch.clone, z, reference, target, kl="reference_to_policy", rows=1)
             batch = Completions(scores.logp, None, torch.zeros(1).long(), 1, scores.kl)
             [slope] = torch.autograd.grad(objective.loss(batch).per_token.sum(), z)
             z = (z - slope).detach().requires_grad_()
@@ -197,7 +197,7 @@ def test_value_and_gradient_are_trls(tiny_llama, byte_tokenizer, tmp_path, objec
     expected = torch.autograd.grad(theirs, list(model.parameters()))
     ids, labels = inputs["input_ids"], inputs["labels"][:, 1:]
     logits = model(ids, attention_mask=inputs["attention_mask"]).logits[:, :-1][labels != -100]
-    scores = token_scores(lambda z: z, logits, None, labels[labels != -100], kl="none", rows=99)
+    scores = token_scores(torch.clone, logits, None, labels[labels != -100], kl="none", rows=99)
     count = len(scores.logp)
     ours = objective.loss(Completions(scores.logp, None, torch.zeros(count).long(), 1)).per_token.mean()
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
