@@ -130,18 +130,17 @@ class Learner(nn.Module):
                 advantage = shared_advantage(head, part["targets"], states, reference.states)
                 return Completions(advantage.new_zeros(0), None, advantage=advantage, **shared)
         kl: Kl = "metric" if everything and needs.kl == "none" and reference is not None else needs.kl
-        scores = token_scores(
-            (head, self.start.head()),
-            states,
-            None if reference is None else reference.states[0],
-            part["targets"],
-            kl=kl,
-            rows=self._rows(kl),
-            most=part["most"],
-            accuracy=everything and needs.accuracy,
-        )
+        heads, ref_states = (head, self.start.head()), None if reference is None else reference.states[0]
+        given: tuple[Any, ...] = (heads, states, ref_states, part["targets"])
+        settings: dict[str, Any] = {"most": part["most"], "rows": self._rows(kl)}
+        scores = token_scores(*given, kl=kl, accuracy=everything and needs.accuracy, **settings)
         self.kept_mb = scores.kept * self._bytes(kl) / MIB
-        ref_logp = None if reference is None else reference.logp.to(scores.logp.dtype)
+        if reference is None:
+            return Completions(scores.logp, None, correct=scores.correct, **shared)
+        if everything:
+            with torch.no_grad():
+                shared["reverse_kl"] = token_scores(*given, kl="policy_to_reference", **settings).kl
+        ref_logp = reference.logp.to(scores.logp.dtype)
         return Completions(scores.logp, ref_logp, kl=scores.kl, correct=scores.correct, **shared)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -81,7 +81,12 @@ def test_what_the_sum_does_not_tell_is_sampled(stored):
     learner, row = stored(SparsePO(mask="ones", beta=0.5))
     _, _, metrics = learner(row, sample=6)
     batch = learner.completions(row)
-    for name, vector in (("logps", batch.logp), ("drift", batch.log_ratio()), ("kl", batch.kl)):
+    for name, vector in (
+        ("logps", batch.logp),
+        ("drift", batch.log_ratio()),
+        ("kl", batch.kl),
+        ("reverse_kl", batch.reverse_kl),
+    ):
         for leaf, side in enumerate(("chosen", "rejected")):
             total = batch.total(vector)[4 * leaf + 6 % 4]
             assert float(metrics[f"sampled/{name}/{side}"]) == pytest.approx(float(total), abs=1e-9)

@@ -181,6 +181,11 @@ def test_a_sampled_kl_is_that_pairs_true_one_and_leaves_the_gradient_alone(make,
     batch = make(SparsePO(mask="ones")).completions(collate(rows))
     chosen, rejected = batch.total(batch.kl).chunk(2)
     assert torch.allclose(metrics["sampled/kl/chosen"], chosen[7 % 5], atol=1e-12)
+    policy, reference = (copy.deepcopy(learner.policy).merge_and_unload(), copy.deepcopy(learner.policy).unload())
+    ids = torch.cat([rows[2].prompt, rows[2].answers[0].ids])[None]
+    log_pi, log_ref = (m(ids).logits[0, len(rows[2].prompt) - 1 : -1].log_softmax(-1) for m in (policy, reference))
+    reverse = (log_pi.exp() * (log_pi - log_ref)).sum()
+    assert float(metrics["sampled/reverse_kl/chosen"]) == pytest.approx(float(reverse), abs=1e-9)
     assert torch.allclose(metrics["sampled/kl/rejected"], rejected[7 % 5], atol=1e-12)
     assert bool((chosen > 0).all())
 

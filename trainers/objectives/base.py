@@ -46,6 +46,7 @@ class Completions:
     columns: Mapping[str, Tensor] = field(default_factory=dict)  #: (P,) each: what the file says of the examples
     advantage: Tensor | None = None  #: (N,) ρ_t + K_t, where it was had without either
     activation: Tensor | None = None  #: (N,) MaPO's mask
+    reverse_kl: Tensor | None = None  #: (N,) KL(π ‖ π_ref), in nats, without a gradient, where all is asked for
 
     def log_ratio(self) -> Tensor:
         """ρ_t = log π(y_t) − log π_ref(y_t), shape (N,)."""
@@ -202,8 +203,9 @@ def likelihood_metrics(batch: Completions, beta: float) -> dict[str, Tensor]:
     """How likely the answers are, how far that has moved and how they rank; where it is known, their KL."""
     logps, drifts = batch.total(batch.logp.detach()), batch.total(batch.log_ratio().detach())
     metrics = dict(zip(("logps/chosen", "logps/rejected"), logps.chunk(2), strict=True))
-    if batch.kl is not None:
-        metrics["kl/chosen"], metrics["kl/rejected"] = batch.total(batch.kl.detach()).chunk(2)
+    for name, divergence in (("kl", batch.kl), ("reverse_kl", batch.reverse_kl)):
+        if divergence is not None:
+            metrics[f"{name}/chosen"], metrics[f"{name}/rejected"] = batch.total(divergence.detach()).chunk(2)
     return metrics | ranking_metrics(logps, drifts, beta)
 
 
