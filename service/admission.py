@@ -26,7 +26,7 @@ def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings)
     check_lora(spec.peft.r, spec.peft.target_modules, settings.engine)
     if isinstance(model, Policy):
         _check_sum_of_ranks(model, spec, settings)
-    files.check(training, settings.files, param="training_file")
+    files.check(training, settings.files, data=spec.method.objective.data, param="training_file")
 
 
 def _check_sum_of_ranks(model: Policy, spec: JobSpec, settings: Settings) -> None:
