@@ -1,0 +1,166 @@
+"""Users' own weights: of characters, of token ids, of answers and of lines, in files of every kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.trainers.families import FAMILIES, byte_level, metaspace
+from trainers.data import binary, preference, supervised
+from trainers.data.encoder import Encoder
+from trainers.data.lines import BadLine
+from trainers.data.replies import LeftOut
+from trainers.data.tokens import tokenise
+from trainers.data.trees import plant
+
+
+def encoder(make=byte_level) -> Encoder:
+    tokenizer = FAMILIES["mistral"].tokenizer(make)
+    return Encoder(tokenizer, len(tokenizer))
+
+
+def span(start: int, end: int, weight: float) -> dict:
+    return {"start": start, "end": end, "weight": weight}
+
+
+def pieces(answer, told: Encoder) -> list[tuple[str, float]]:
+    weights = [1.0] * len(answer) if answer.weights is None else answer.weights.tolist()
+    return list(zip(told.tokenizer.convert_ids_to_tokens(answer.ids.tolist()), weights, strict=True))
+
+
+def test_a_token_over_several_spans_gets_its_characters_mean():
+    told = encoder()
+    text = " house there"
+    spans = [span(1, 3, 0), span(3, 6, 0.5), span(7, 12, 3)]
+    row = {"prompt": "the", "chosen": text, "rejected": "a", "chosen_token_weights": spans}
+    chosen, rejected = plant(preference.parse(1, row), told).example.answers
+    assert pieces(chosen, told) == [
+        ("Ġhouse", pytest.approx((1 + 2 * 0 + 3 * 0.5) / 6)),
+        ("Ġthere", pytest.approx((1 + 5 * 3) / 6)),
+        ("</s>", 1.0),
+    ]
+    assert rejected.weights is None
+
+
+@pytest.mark.parametrize(
+    ("make", "character", "tokens"),
+    [
+        (byte_level, "日", ["æĹ", "¥"]),
+        (byte_level, "😀", ["ð", "Ł", "ĺ", "Ģ"]),
+        (metaspace, "€", ["<0xE2>", "<0x82>", "<0xAC>"]),
+    ],
+)
+def test_all_bytes_of_a_character_count_what_it_counts(make, character, tokens):
+    told = encoder(make)
+    row = {"prompt": "a", "completion": f"x{character}é", "completion_token_weights": [span(1, 2, 0.25)]}
+    [answer] = plant(supervised.parse(1, row), told).example.answers
+    assert [piece for piece in pieces(answer, told) if piece[1] != 1] == [(token, 0.25) for token in tokens]
+
+
+def test_zero_spans_leave_exact_zeros_and_a_full_span_its_weight():
+    told = encoder()
+    spans = [span(0, 1, 0), span(1, 4, 0), span(4, 6, 0), span(6, 12, 0.1)]
+    row = {"prompt": "the", "chosen": " house there", "rejected": "a", "chosen_token_weights": spans}
+    chosen = plant(preference.parse(1, row), told).example.answers[0]
+    assert chosen.weights.tolist() == torch.tensor([0, 0.1, 1]).tolist()
+    assert chosen.scored.tolist() == [1, 2]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    text=st.text("ab é日😀 \nhouse", min_size=1, max_size=16).filter(str.strip),
+    make=st.sampled_from([byte_level, metaspace]),
+    data=st.data(),
+)
+def test_every_weight_is_the_mean_over_the_characters_that_the_token_decodes_to(text, make, data):
+    """Against decoding: the characters a token adds to what is decoded before it."""
+    told = encoder(make)
+    each = data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=len(text), max_size=len(text)))
+    row = {"prompt": "go:", "completion": text, "label": True}
+    row["completion_token_weights"] = [span(k, k + 1, w) for k, w in enumerate(each)]
+    try:
+        example = plant(binary.parse(1, row), told).example
+    except LeftOut:
+        return
+    ids, weights = example.answers[0].ids.tolist(), [w for _, w in pieces(example.answers[0], told)]
+    if told.text(example.prompt.tolist() + ids) != told.text(example.prompt.tolist()) + text + "</s>":
+        return  # the cut needed an anchor and reads alike but for a space
+    place = 0
+    for k, weight in enumerate(weights[:-1]):
+        upto = told.text(example.prompt.tolist() + ids[: k + 1]).removeprefix(told.text(example.prompt.tolist()))
+        whole = len(upto.rstrip("\ufffd"))
+        end = whole + (whole < len(upto))  # some bytes of the next character
+        assert weight == pytest.approx(sum(each[place:end]) / (end - place))
+        place = whole
+    assert weights[-1] == 1
+
+
+def test_lists_of_floats_weigh_token_ids():
+    told = encoder()
+    row = {"prompt": [5], "chosen": [7, 8], "rejected": [9, 10, 11], "rejected_token_weights": [0, 0.5, 1]}
+    chosen, rejected = plant(preference.parse(1, row), told).example.answers
+    assert chosen.weights is None
+    assert rejected.weights.tolist() == [0, 0.5, 1]
+    [answer] = plant(
+        supervised.parse(1, {"prompt": [5], "completion": [6, 7, 8, 9], "completion_token_weights": [0, 2, 0, 0]}), told
+    ).example.answers
+    assert (answer.ids.tolist(), answer.weights.tolist()) == ([6, 7, 8, 9], [0, 2, 0, 0])
+
+
+def test_a_message_weight_multiplies_its_spans_and_its_end():
+    told = encoder()
+    answer = {"role": "assistant", "content": "ab", "weight": 0.5, "token_weights": [span(0, 1, 0.5)]}
+    row = {"prompt": [{"role": "user", "content": "go"}], "chosen": [answer], "rejected": [answer | {"content": "cd"}]}
+    chosen, rejected = plant(preference.parse(1, row), told).example.answers
+    assert pieces(chosen, told) == [("a", 0.25), ("b", 0.5), ("</s>", 0.5)]
+    assert pieces(rejected, told) == [("c", 0.25), ("d", 0.5), ("</s>", 0.5)]
+
+
+def test_an_answer_without_a_weighted_token_is_left_out_and_counted():
+    told = encoder()
+    rows = [
+        {"prompt": [1], "chosen": [2], "rejected": [3], "chosen_token_weights": [0]},
+        {"prompt": [1], "chosen": [2], "rejected": [3]},
+    ]
+    kept = tokenise([preference.parse(k, row) for k, row in enumerate(rows, 1)], told, limit=9)
+    assert kept.describe() == "1 pair (1 left out: no weighted token)"
+    with pytest.raises(LeftOut, match="no weighted token"):
+        plant(supervised.parse(1, {"text": "ab</s>", "token_weights": [span(0, 6, 0)]}), told)
+
+
+def test_columns_of_lines_reach_every_example_where_any_line_has_them():
+    told = encoder()
+    rows = [{"prompt": [1], "chosen": [2], "rejected": [3]} | more for more in ({}, {"margin": -2}, {"weight": 0.5})]
+    kept = tokenise([preference.parse(k, row) for k, row in enumerate(rows, 1)], told, limit=9)
+    assert [dict(row.columns) for row in kept.rows] == [
+        {"weight": 1, "margin": 0},
+        {"weight": 1, "margin": -2},
+        {"weight": 0.5, "margin": 0},
+    ]
+    assert tokenise([preference.parse(1, rows[0])], told, limit=9).rows[0].columns == {}
+
+
+def test_a_tokenizer_that_tells_no_places_takes_no_spans():
+    told = encoder()
+
+    class Slow:
+        """The same, as tokenizers in plain Python are."""
+
+        is_fast = False
+
+        def __call__(self, text, *, add_special_tokens, return_offsets_mapping):
+            assert not return_offsets_mapping
+            return told.tokenizer(text, add_special_tokens=add_special_tokens)
+
+        def __getattr__(self, name):
+            return getattr(told.tokenizer, name)
+
+    slow, row = Encoder(Slow(), 999), {"prompt": "a", "completion": "bc"}
+    assert (
+        plant(supervised.parse(1, row), slow).example.answers[0].ids.tolist()
+        == plant(supervised.parse(1, row), told).example.answers[0].ids.tolist()
+    )
+    with pytest.raises(BadLine, match="line 4: token_weights need a tokenizer that tells its tokens' places"):
+        plant(supervised.parse(4, row | {"completion_token_weights": [span(0, 1, 0.5)]}), slow)
