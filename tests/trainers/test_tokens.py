@@ -36,7 +36,7 @@ def sentencepiece(**special: str) -> PreTrainedTokenizerFast:
 
 def test_a_text_rows_answers_follow_the_prompts_ids_and_end_once(byte_tokenizer):
     tokenizer = byte_tokenizer()
-    row = plant(Pair(1, "ab", "cd", "e<end>"), encoder(tokenizer)).example
+    row = plant(Pair(1, "ab", "cd", "e<end>"), encoder(tokenizer)).examples[0]
     assert row.prompt.tolist() == tokenizer("ab")["input_ids"]
     assert row.answers[0].ids.tolist() == [*tokenizer("cd")["input_ids"], 0]
     assert row.answers[1].ids.tolist() == [*tokenizer("e")["input_ids"], 0]
@@ -45,14 +45,14 @@ def test_a_text_rows_answers_follow_the_prompts_ids_and_end_once(byte_tokenizer)
 
 def test_a_conversation_is_rendered_once_by_the_template(byte_tokenizer):
     tokenizer = byte_tokenizer()
-    row = plant(Pair(1, (USER,), (GOOD,), (BAD,)), encoder(tokenizer)).example
+    row = plant(Pair(1, (USER,), (GOOD,), (BAD,)), encoder(tokenizer)).examples[0]
     assert tokenizer.decode(row.prompt) == "<user>Hi\n<assistant>"
     assert tokenizer.decode(row.answers[0].ids) == "Hello\n"
     assert tokenizer.decode(row.answers[1].ids) == "No\n"
 
 
 def test_token_ids_are_taken_as_they_are(byte_tokenizer):
-    row = plant(Pair(1, (5,), (0, 7), (8,)), encoder(byte_tokenizer())).example
+    row = plant(Pair(1, (5,), (0, 7), (8,)), encoder(byte_tokenizer())).examples[0]
     assert (row.prompt.tolist(), row.answers[0].ids.tolist(), row.answers[1].ids.tolist()) == ([5], [0, 7], [8])
 
 
@@ -61,7 +61,7 @@ def test_a_merge_over_the_boundary_leaves_the_prompt_as_it_is_served():
     asked = tokenizer("On up")["input_ids"]
     whole = tokenizer("On upon a")["input_ids"]
     assert whole[: len(asked)] != asked  # ▁upon is one token, ▁up another
-    row = plant(Pair(1, "On up", "on a", " a time"), encoder(tokenizer)).example
+    row = plant(Pair(1, "On up", "on a", " a time"), encoder(tokenizer)).examples[0]
     assert row.prompt.tolist() == asked
     assert tokenizer.decode([*asked, *row.answers[0].ids]) == "On upon a"
     assert tokenizer.convert_ids_to_tokens(row.answers[0].ids.tolist()) == ["o", "n", "▁", "a"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainers.families import FAMILIES, QWEN3, Family, byte_level, metaspace
+from tests.trainers.families import FAMILIES, Family, byte_level, metaspace
 from trainers.data import supervised
 from trainers.data.encoder import Encoder
 from trainers.data.lines import BadLine
@@ -61,11 +61,11 @@ def by_hand(family: Family, chat: list[dict], tokenizer) -> tuple[list[int], lis
 
 
 def sequence(result: Planted) -> tuple[list[int], list[float]]:
-    [answer] = result.example.answers
+    [answer] = result.examples[0].answers
     weights = [1.0] * len(answer) if answer.weights is None else answer.weights.tolist()
     return (
-        result.example.prompt.tolist() + answer.ids.tolist(),
-        [0.0] * len(result.example.prompt) + weights,
+        result.examples[0].prompt.tolist() + answer.ids.tolist(),
+        [0.0] * len(result.examples[0].prompt) + weights,
     )
 
 
@@ -83,7 +83,7 @@ def test_in_every_family_the_models_turns_with_their_ends_are_trained_and_nothin
     ids, mask = by_hand(family, messages(*CHAT), told.tokenizer)
     assert sequence(result) == (ids, [float(ours) for ours in mask])
     assert (result.lost, result.misread, result.endless) == (Counter(), None, False)
-    assert result.example.prompt.tolist() == told.tokenizer.apply_chat_template(
+    assert result.examples[0].prompt.tolist() == told.tokenizer.apply_chat_template(
         messages(*CHAT[:1]), add_generation_prompt=True, return_dict=False
     )
 
@@ -130,22 +130,23 @@ def test_every_trained_turn_stands_behind_exactly_the_ids_that_ask_for_it(name, 
         result = planted({"messages": chat}, told)
     except LeftOut:
         return
-    ids, weights = sequence(result)
-    held = 0
-    for place, message in enumerate(chat):
-        if message["role"] != "assistant" or not message["content"].strip():
-            continue
-        prompt = told.tokenizer.apply_chat_template(chat[:place], add_generation_prompt=True, tokenize=False)
-        asked = told.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if ids[: len(asked)] != asked or not any(weights[len(asked) :][:1]):
-            continue
-        end = next((k for k in range(len(asked), len(ids)) if weights[k] == 0), len(ids))
-        read = told.text(ids[:end])
-        assert read.endswith(family.end)
-        assert read.removesuffix(family.end).rstrip().endswith(message["content"].strip())
-        held += 1
+    held = []
+    for example in result.examples:
+        ids, weights = sequence(Planted((example,)))
+        for place, message in enumerate(chat):
+            if message["role"] != "assistant" or not message["content"].strip():
+                continue
+            prompt = told.tokenizer.apply_chat_template(chat[:place], add_generation_prompt=True, tokenize=False)
+            asked = told.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if ids[: len(asked)] != asked or not any(weights[len(asked) :][:1]):
+                continue
+            end = next((k for k in range(len(asked), len(ids)) if weights[k] == 0), len(ids))
+            read = told.text(ids[:end])
+            assert read.endswith(family.end)
+            assert read.removesuffix(family.end).rstrip().endswith(message["content"].strip())
+            held.append(place)
     turns = sum(m["role"] == "assistant" for m in chat)
-    assert held == turns - result.lost.total()
+    assert len(held) == len(set(held)) == turns - result.lost.total()
 
 
 def test_what_follows_the_last_trained_turn_is_not_read_at_all():
@@ -155,20 +156,31 @@ def test_what_follows_the_last_trained_turn_is_not_read_at_all():
     assert sequence(planted({"messages": longer}, told)) == sequence(planted({"messages": messages(*CHAT)}, told))
 
 
-def test_a_turn_whose_thoughts_the_template_drops_later_is_left_out_and_told():
+def test_a_turn_whose_thoughts_the_template_drops_later_is_an_example_of_its_own_and_told():
     told = encoder(FAMILIES["qwen3"])
     thinking = messages(
-        ("user", "a"), ("assistant", "<think>hm</think>b"), ("user", "c"), ("assistant", "<think>ah</think>d")
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("assistant", "<think>hm</think>d"),
+        ("user", "e"),
+        ("assistant", "f"),
     )
-    result = planted({"messages": thinking}, told)
-    [answer] = result.example.answers
-    assert told.text(answer.ids) == "<think>ah</think>d<|im_end|>"
-    assert "hm" not in told.text(result.example.prompt)
-    assert result.lost == {"the chat template renders it differently once more follows": 1}
+    first, second = planted({"messages": thinking}, told).examples
+    turn = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}"
+    begin = turn.format("a", "b<|im_end|>\n")
+    assert told.text([*first.prompt, *first.answers[0].ids]) == begin + turn.format("c", "<think>hm</think>d<|im_end|>")
+    dropped = begin + turn.format("c", "d<|im_end|>\n") + turn.format("e", "f<|im_end|>")
+    assert told.text([*second.prompt, *second.answers[0].ids]) == dropped
+    trained = [[told.text(e.answers[0].ids[e.answers[0].scored])] for e in (first, second)]
+    assert trained == [["<think>hm</think>d<|im_end|>"], ["b<|im_end|>f<|im_end|>"]]
     kept = tokenise([supervised.parse(1, {"messages": thinking})], told, limit=99, data="supervised")
-    reason = "1 turn not trained: the chat template renders it differently once more follows"
+    reason = "1 turn more by themselves: the chat template renders them differently once more follows"
     assert kept.describe() == f"1 conversation ({reason})"
-    assert told.tokenizer.chat_template == QWEN3
+    shortest = min(len(e.prompt) + len(e.answers[0]) for e in (first, second))
+    short = tokenise([supervised.parse(1, {"messages": thinking})], told, limit=shortest, data="supervised")
+    assert len(short.rows) == 1
+    assert "1 turn not trained: longer than" in short.describe()
 
 
 def test_a_template_whose_prompt_changes_once_it_is_answered_leaves_the_line_out():
@@ -182,7 +194,7 @@ def test_an_answer_without_an_end_is_trained_as_rendered_and_told(byte_tokenizer
     tokenizer = byte_tokenizer()
     told = Encoder(tokenizer, len(tokenizer))
     result = planted({"messages": messages(*CHAT[:2])}, told)
-    assert told.text(result.example.answers[0].ids) == "Fine, Zoë. 日本\n"
+    assert told.text(result.examples[0].answers[0].ids) == "Fine, Zoë. 日本\n"
     kept = tokenise([supervised.parse(1, {"messages": messages(*CHAT)})], told, limit=99, data="supervised")
     assert kept.describe() == "1 conversation (1 end without a token that stops a generation)"
 
@@ -190,7 +202,7 @@ def test_an_answer_without_an_end_is_trained_as_rendered_and_told(byte_tokenizer
 def test_an_empty_turn_is_not_trained_and_told_and_a_line_of_such_turns_is_left_out():
     told = encoder(FAMILIES["chatml"])
     result = planted({"messages": messages(("user", "a"), ("assistant", " "), *CHAT[2:])}, told)
-    assert told.text(result.example.answers[0].ids) == "And you?<|im_end|>"
+    assert told.text(result.examples[0].answers[0].ids) == "And you?<|im_end|>"
     assert result.lost == {"empty answer": 1}
     with pytest.raises(LeftOut, match="empty answer"):
         planted({"messages": messages(("user", "a"), ("assistant", ""))}, told)
@@ -216,7 +228,7 @@ def test_tools_and_calls_are_rendered_with_arguments_as_objects_and_trained():
     result = planted(row, told)
     trained = [text for text, weight in runs(told, result) if weight]
     assert trained == ['{"a": 1}<|im_end|>', "one<|im_end|>"]
-    assert told.text(result.example.prompt).startswith('[{"type": "function"}]<|im_start|>user')
+    assert told.text(result.examples[0].prompt).startswith('[{"type": "function"}]<|im_start|>user')
 
 
 def test_character_spans_of_one_turn_weigh_its_tokens_where_the_template_puts_them():
@@ -234,7 +246,7 @@ def test_character_spans_of_one_turn_weigh_its_tokens_where_the_template_puts_th
         ),
         ("日本<|eot_id|>", 1.0),
     ]
-    assert told.text(result.example.prompt).endswith("<|end_header_id|>\n\n日本")
+    assert told.text(result.examples[0].prompt).endswith("<|end_header_id|>\n\n日本")
 
 
 def test_spans_over_a_content_that_the_template_rewrites_are_refused():

@@ -30,7 +30,7 @@ def beginning(make=byte_level) -> PreTrainedTokenizerFast:
 
 def test_a_text_is_trained_from_its_second_token_to_the_end_token(byte_tokenizer):
     told = encoder(byte_tokenizer())
-    example = plant(supervised.parse(1, {"text": "abc"}), told).example
+    example = plant(supervised.parse(1, {"text": "abc"}), told).examples[0]
     assert (told.text(example.prompt), told.text(example.answers[0].ids)) == ("a", "bc<end>")
     assert example.answers[0].weights is None
 
@@ -42,9 +42,9 @@ def test_beginning_and_end_are_there_once_whoever_wrote_them(make, text):
     tokenizer = told.tokenizer
     bare = tokenizer("Once upon", add_special_tokens=False)["input_ids"]
     whole = [tokenizer.bos_token_id, *bare, tokenizer.eos_token_id]
-    example = plant(supervised.parse(1, {"text": text}), told).example
+    example = plant(supervised.parse(1, {"text": text}), told).examples[0]
     assert [*example.prompt.tolist(), *example.answers[0].ids.tolist()] == whole
-    row = plant(supervised.parse(1, {"prompt": text.removesuffix("</s>"), "completion": ". So</s>"}), told).example
+    row = plant(supervised.parse(1, {"prompt": text.removesuffix("</s>"), "completion": ". So</s>"}), told).examples[0]
     assert [*row.prompt.tolist(), *row.answers[0].ids.tolist()].count(tokenizer.bos_token_id) == 1
     assert row.answers[0].ids.tolist().count(tokenizer.eos_token_id) == 1
 

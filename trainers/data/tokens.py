@@ -20,30 +20,34 @@ from trainers.objectives.base import Data
 
 NOUNS: dict[Data, str] = {"preference": "pair", "supervised": "conversation", "binary": "answer"}
 #: columns that a line may leave out while others have them, with what that means
+LATER = "the chat template renders them differently once more follows"
 ABSENT = {"weight": 1.0, "margin": 0.0}
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on, how many lines were left out for which reason, and what else there is to say."""
+    """What is trained on, how much was left out for which reason, and what else there is to say."""
 
     rows: list[Example]
     dropped: Counter[str] = field(default_factory=Counter)
     noun: str = "pair"
     lost: Counter[str] = field(default_factory=Counter)  #: turns of kept conversations that are not trained
+    apart: int = 0  #: turns that are examples of their own, beside those of their conversations
     misread: list[tuple[int, str]] = field(default_factory=list)  #: lines that the tokenizer changes, and where
     endless: int = 0  #: answers that end without a token that stops a generation
 
     def describe(self) -> str:
         """`228 pairs (3 left out: identical answers)`, and a clause for all else that its owner should know."""
         why = [f"{count} left out: {reason}" for reason, count in sorted(self.dropped.items())]
+        if self.apart:
+            why.append(f"{_counted(self.apart, 'turn')} more by themselves: {LATER}")
         why += [f"{_counted(count, 'turn')} not trained: {reason}" for reason, count in sorted(self.lost.items())]
         if self.misread:
             line, what = self.misread[0]
             why.append(f"the tokenizer changes characters of {len(self.misread)}: line {line} has {what}")
         if self.endless:
             why.append(f"{self.endless} end without a token that stops a generation")
-        return _counted(len(self.rows), self.noun) + (f" ({', '.join(why)})" if why else "")
+        return _counted(len(self.rows) - self.apart, self.noun) + (f" ({', '.join(why)})" if why else "")
 
     def data(self) -> dict[str, Any]:
         """The same for those who read events by program."""
@@ -64,17 +68,20 @@ def tokenise(
     Raises BadLine for a line that this model's tokenizer cannot take, Unusable where nothing is left.
     """
     kept = Examples([], noun=NOUNS[data])
-    endless = 0
+    endless = apart = 0
     for record in records:
         try:
             planted = plant(record, encoder)
-            _fits(planted.example, limit)
+            examples = _fitting(planted, limit)
         except LeftOut as reason:
             kept.dropped[str(reason)] += 1
             continue
-        _keep(kept, planted)
+        kept.rows.extend(examples)
+        kept.lost.update(planted.lost)
+        kept.misread.extend((record.line, what) for what in (planted.misread,) if what)
         endless += planted.endless
-    kept = replace(kept, rows=_level(kept.rows), endless=endless)
+        apart += len(examples) - 1
+    kept = replace(kept, rows=_level(kept.rows), endless=endless, apart=apart)
     if data == "binary":
         kept = replace(kept, rows=_mismatched(kept.rows, limit))
     least = 2 if data == "binary" else 1
@@ -83,18 +90,17 @@ def tokenise(
     return kept
 
 
-def _fits(example: Example, limit: int) -> None:
-    if len(example.answers) > 1 and torch.equal(example.answers[0].ids, example.answers[1].ids):
+def _fitting(planted: Planted, limit: int) -> list[Example]:
+    """The examples that fit; turns by themselves that do not are counted as lost."""
+    first = planted.examples[0]
+    if len(first.answers) > 1 and torch.equal(first.answers[0].ids, first.answers[1].ids):
         raise LeftOut("identical answers")
-    if len(example.prompt) + max(map(len, example.answers)) > limit:
+    fitting = [one for one in planted.examples if len(one.prompt) + max(map(len, one.answers)) <= limit]
+    if not fitting:
         raise LeftOut(f"longer than {limit} tokens")
-
-
-def _keep(kept: Examples, planted: Planted) -> None:
-    kept.rows.append(planted.example)
-    kept.lost.update(planted.lost)
-    if planted.misread:
-        kept.misread.append((planted.example.line, planted.misread))
+    too_long = len(planted.examples) - len(fitting)
+    planted.lost.update({f"longer than {limit} tokens": too_long} if too_long else {})
+    return fitting
 
 
 def _level(rows: list[Example]) -> list[Example]:

@@ -17,22 +17,21 @@ from trainers.data.replies import EMPTY, LeftOut, Reply, reply
 from trainers.data.supervised import Conversation, Text
 from trainers.data.weights import token_weights
 
-LATER = "the chat template renders it differently once more follows"
 UNWEIGHTED = "no weighted token"
 
 
 @dataclass(frozen=True)
 class Planted:
-    """An example, and what is to be told of the way to it."""
+    """What a record gives: its examples, and what is to be told of the way to them."""
 
-    example: Example
+    examples: tuple[Example, ...]  #: of a conversation perhaps several
     lost: Counter[str] = field(default_factory=Counter)  #: its turns that are not trained, by reason
     misread: str | None = None  #: `Encoder.misread`
     endless: bool = False  #: `Reply.endless` of its (first) answer
 
 
 def plant(record: Record, encoder: Encoder) -> Planted:
-    """The record as an example. Raises LeftOut, or BadLine where this model's tokenizer cannot take it."""
+    """The record as examples. Raises LeftOut, or BadLine where this model's tokenizer cannot take it."""
     if isinstance(record, Conversation):
         return _conversation(record, encoder)
     if isinstance(record, Text):
@@ -43,24 +42,32 @@ def plant(record: Record, encoder: Encoder) -> Planted:
         raise LeftOut(UNWEIGHTED)
     answers = tuple(_answer(one.ids, one.weights) for one in replies)
     example = Example(record.line, _tensor(replies[0].asked), answers, record.columns)
-    return Planted(example, misread=_misread(replies), endless=replies[0].endless)
+    return Planted((example,), misread=_misread(replies), endless=replies[0].endless)
 
 
 def _conversation(record: Conversation, encoder: Encoder) -> Planted:
-    """All up to the last answer once; weights where an answer stands in it just as it is asked for and given."""
+    """All up to the last answer, with the weights of each answer that stands in it just as it is asked for and given.
+
+    Where the template renders some differently once more follows (without their thoughts), those are examples too.
+    """
     replies, lost = _replies(record, encoder)
     if not replies:
         raise LeftOut(lost.most_common(1)[0][0] if lost else UNWEIGHTED)
-    last = replies[-1]
-    ids, weights = last.asked + last.ids, [0.0] * (len(last.asked) + len(last.ids))
-    for one in replies:
-        start, end = len(one.asked), len(one.asked) + len(one.ids)
-        if ids[:end] == one.asked + one.ids:
-            weights[start:end] = one.weights
-        else:
-            lost[LATER] += 1
-    _check(record.line, [last], encoder)
-    return Planted(_split(record.line, ids, weights, record.columns), lost, _misread(replies), last.endless)
+    examples, left = [], replies
+    while left:
+        _check(record.line, left[-1:], encoder)
+        whole = left[-1].asked + left[-1].ids
+        held = [one for one in left if whole[: len(one.asked) + len(one.ids)] == one.asked + one.ids]
+        examples.append(_trunk(record, whole, held))
+        left = [one for one in left if one not in held]
+    return Planted(tuple(examples[::-1]), lost, _misread(replies), replies[-1].endless)
+
+
+def _trunk(record: Conversation, whole: list[int], held: Sequence[Reply]) -> Example:
+    weights = [0.0] * len(whole)
+    for one in held:
+        weights[len(one.asked) : len(one.asked) + len(one.ids)] = one.weights
+    return _split(record.line, whole, weights, record.columns)
 
 
 def _replies(record: Conversation, encoder: Encoder) -> tuple[list[Reply], Counter[str]]:
@@ -84,7 +91,7 @@ def _text(record: Text, encoder: Encoder) -> Planted:
     weights = [0.0, *token_weights(record.line, tokens, record.marks)[1:]]
     misread = encoder.misread(tokens.ids, record.text, [record.text])
     _check(record.line, [Reply(tokens.ids[:1], tokens.ids[1:], weights[1:])], encoder)
-    return Planted(_split(record.line, tokens.ids, weights, record.columns), misread=misread)
+    return Planted((_split(record.line, tokens.ids, weights, record.columns),), misread=misread)
 
 
 def _split(line: int, ids: list[int], weights: list[float], columns: Mapping[str, float]) -> Example:
