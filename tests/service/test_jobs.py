@@ -295,6 +295,14 @@ def test_what_is_wrong_with_a_training_file_is_named_by_its_line(create, upload,
     assert words in error["message"]
 
 
+def test_a_file_of_another_kind_is_refused_with_the_shape_that_the_method_wants(create, upload):
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    error = create(training_file=upload(json.dumps(PAIR) + "\n" + json.dumps(chat))["id"])["error"]
+    assert (error["param"], error["code"]) == ("training_file", "invalid_training_file")
+    shape = '{"input", "preferred_output", "non_preferred_output"} or {"prompt", "chosen", "rejected"}'
+    assert error["message"] == f"pairs.jsonl: line 2: input is missing: a line is {shape}"
+
+
 def test_a_file_deleted_before_its_job_starts_fails_the_job_with_a_sentence(api, create, until, upload):
     first = create("work")["id"]
     until(first, "running")

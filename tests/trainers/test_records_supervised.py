@@ -35,7 +35,10 @@ def span(start, end, weight):
 
 def test_openais_conversations_keep_their_weights_apart_from_what_the_template_sees(file):
     spans = [span(2, 5, 0), span(0, 2, 0.5)]
-    row = {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER | {"token_weights": spans, "weight": 2}], "weight": 3}
+    row = {
+        "messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER | {"token_weights": spans, "weight": 2}],
+        "weight": 3,
+    }
     [found] = records.read(file(row), "supervised")
     marks = (None, Marks(0), None, Marks(2, (Span(0, 2, 0.5), Span(2, 5, 0))))
     assert found == Conversation(1, (USER, ANSWER, USER, ANSWER), marks, None, {"weight": 3})
@@ -44,7 +47,11 @@ def test_openais_conversations_keep_their_weights_apart_from_what_the_template_s
 def test_tools_and_calls_are_taken_and_arguments_read(file):
     tool = {"type": "function", "function": {"name": "add"}}
     calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-    row = {"messages": [USER, calls, {"role": "tool", "content": "1"}, ANSWER], "tools": [tool], "parallel_tool_calls": False}
+    row = {
+        "messages": [USER, calls, {"role": "tool", "content": "1"}, ANSWER],
+        "tools": [tool],
+        "parallel_tool_calls": False,
+    }
     for tools in ([tool], json.dumps([tool])):
         [found] = records.read(file(row | {"tools": tools}), "supervised")
         assert found.tools == (tool,)
@@ -91,9 +98,17 @@ CONVERSATIONS = '{"messages"}, {"prompt", "completion"} or {"text"}'
         ("supervised", {"input": {}}, f"messages is missing: a line is {CONVERSATIONS}"),
         ("supervised", {"messages": [USER]}, "messages hold no answer of the assistant"),
         ("supervised", {"messages": [ANSWER, USER, ANSWER]}, "messages[0] is the assistant's, with nothing before it"),
-        ("supervised", {"messages": [USER | {"weight": 1}, ANSWER]}, "messages[0].weight is for messages of the assistant"),
+        (
+            "supervised",
+            {"messages": [USER | {"weight": 1}, ANSWER]},
+            "messages[0].weight is for messages of the assistant",
+        ),
         ("supervised", {"messages": [USER, ANSWER | {"weight": -1}]}, "messages[1].weight must be a number from 0 to"),
-        ("supervised", {"messages": [USER, ANSWER | {"weight": True}]}, "messages[1].weight must be a number from 0 to"),
+        (
+            "supervised",
+            {"messages": [USER, ANSWER | {"weight": True}]},
+            "messages[1].weight must be a number from 0 to",
+        ),
         ("supervised", {"messages": [USER, ANSWER | {"weight": float("nan")}]}, "messages[1].weight must be a number"),
         ("supervised", {"messages": [USER, ANSWER | {"weight": 10**400}]}, "messages[1].weight must be a number"),
         ("supervised", CHAT | {"weight": 0}, "weight must be above 0; leave the line out instead"),
@@ -106,8 +121,16 @@ CONVERSATIONS = '{"messages"}, {"prompt", "completion"} or {"text"}'
             {"messages": [USER, ANSWER | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
             "messages[1].tool_calls[0].function.arguments is not valid JSON: ",
         ),
-        ("supervised", {"messages": [USER, ANSWER | {"tool_calls": [{}]}]}, "messages[1].tool_calls[0].function must be"),
-        ("supervised", {"messages": [USER, ANSWER | {"tool_calls": 1}]}, "messages[1].tool_calls must be a list of objects"),
+        (
+            "supervised",
+            {"messages": [USER, ANSWER | {"tool_calls": [{}]}]},
+            "messages[1].tool_calls[0].function must be",
+        ),
+        (
+            "supervised",
+            {"messages": [USER, ANSWER | {"tool_calls": 1}]},
+            "messages[1].tool_calls must be a list of objects",
+        ),
         (
             "supervised",
             {"messages": [USER, ANSWER | {"token_weights": [span(0, 7, 1)]}]},
@@ -123,11 +146,23 @@ CONVERSATIONS = '{"messages"}, {"prompt", "completion"} or {"text"}'
             {"messages": [USER, ANSWER | {"token_weights": [{"start": 0, "end": 1}]}]},
             "messages[1].token_weights[0].weight is missing",
         ),
-        ("supervised", {"messages": [USER, ANSWER | {"token_weights": [0.5]}]}, "messages[1].token_weights[0] must be an"),
+        (
+            "supervised",
+            {"messages": [USER, ANSWER | {"token_weights": [0.5]}]},
+            "messages[1].token_weights[0] must be an",
+        ),
         ("supervised", {"prompt": "a"}, "completion is missing"),
         ("supervised", {"prompt": [USER], "completion": [USER]}, "completion must hold a message of the assistant"),
-        ("supervised", {"prompt": [USER, ANSWER], "completion": [ANSWER]}, "prompt must end before the assistant's answer"),
-        ("supervised", {"prompt": [USER, ANSWER | {"weight": 1}, USER], "completion": [ANSWER]}, "prompt[1] has a weight"),
+        (
+            "supervised",
+            {"prompt": [USER, ANSWER], "completion": [ANSWER]},
+            "prompt must end before the assistant's answer",
+        ),
+        (
+            "supervised",
+            {"prompt": [USER, ANSWER | {"weight": 1}, USER], "completion": [ANSWER]},
+            "prompt[1] has a weight",
+        ),
         ("supervised", {"prompt": "a", "completion": [1]}, "completion must be a text"),
         (
             "supervised",
@@ -149,7 +184,11 @@ CONVERSATIONS = '{"messages"}, {"prompt", "completion"} or {"text"}'
         ("binary", TOLD | {"label": None}, "label is missing"),
         ("binary", TOLD | {"label": 1}, "label must be true or false"),
         ("binary", TOLD | {"completion": [ANSWER]}, "completion must be a text"),
-        ("binary", {"prompt": [USER], "completion": [USER], "label": True}, "completion must be one message of the assistant"),
+        (
+            "binary",
+            {"prompt": [USER], "completion": [USER], "label": True},
+            "completion must be one message of the assistant",
+        ),
         (
             "preference",
             CHAT,

@@ -162,20 +162,22 @@ def test_a_turn_whose_thoughts_the_template_drops_later_is_an_example_of_its_own
         ("user", "a"),
         ("assistant", "b"),
         ("user", "c"),
-        ("assistant", "<think>hm</think>d"),
+        ("assistant", "<think>hm hm hm hm</think>d"),
         ("user", "e"),
         ("assistant", "f"),
     )
     first, second = planted({"messages": thinking}, told).examples
     turn = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}"
     begin = turn.format("a", "b<|im_end|>\n")
-    assert told.text([*first.prompt, *first.answers[0].ids]) == begin + turn.format("c", "<think>hm</think>d<|im_end|>")
+    assert told.text([*first.prompt, *first.answers[0].ids]) == begin + turn.format(
+        "c", "<think>hm hm hm hm</think>d<|im_end|>"
+    )
     dropped = begin + turn.format("c", "d<|im_end|>\n") + turn.format("e", "f<|im_end|>")
     assert told.text([*second.prompt, *second.answers[0].ids]) == dropped
     trained = [[told.text(e.answers[0].ids[e.answers[0].scored])] for e in (first, second)]
-    assert trained == [["<think>hm</think>d<|im_end|>"], ["b<|im_end|>f<|im_end|>"]]
+    assert trained == [["<think>hm hm hm hm</think>d<|im_end|>"], ["b<|im_end|>f<|im_end|>"]]
     kept = tokenise([supervised.parse(1, {"messages": thinking})], told, limit=99, data="supervised")
-    reason = "1 turn more by themselves: the chat template renders them differently once more follows"
+    reason = "1 further example of turns that the chat template renders differently once more follows"
     assert kept.describe() == f"1 conversation ({reason})"
     shortest = min(len(e.prompt) + len(e.answers[0]) for e in (first, second))
     short = tokenise([supervised.parse(1, {"messages": thinking})], told, limit=shortest, data="supervised")

@@ -20,7 +20,7 @@ from trainers.objectives.base import Data
 
 NOUNS: dict[Data, str] = {"preference": "pair", "supervised": "conversation", "binary": "answer"}
 #: columns that a line may leave out while others have them, with what that means
-LATER = "the chat template renders them differently once more follows"
+LATER = "turns that the chat template renders differently once more follows"
 ABSENT = {"weight": 1.0, "margin": 0.0}
 
 
@@ -32,7 +32,7 @@ class Examples:
     dropped: Counter[str] = field(default_factory=Counter)
     noun: str = "pair"
     lost: Counter[str] = field(default_factory=Counter)  #: turns of kept conversations that are not trained
-    apart: int = 0  #: turns that are examples of their own, beside those of their conversations
+    apart: int = 0  #: examples beyond the first of a conversation
     misread: list[tuple[int, str]] = field(default_factory=list)  #: lines that the tokenizer changes, and where
     endless: int = 0  #: answers that end without a token that stops a generation
 
@@ -40,7 +40,7 @@ class Examples:
         """`228 pairs (3 left out: identical answers)`, and a clause for all else that its owner should know."""
         why = [f"{count} left out: {reason}" for reason, count in sorted(self.dropped.items())]
         if self.apart:
-            why.append(f"{_counted(self.apart, 'turn')} more by themselves: {LATER}")
+            why.append(f"{_counted(self.apart, 'further example')} of {LATER}")
         why += [f"{_counted(count, 'turn')} not trained: {reason}" for reason, count in sorted(self.lost.items())]
         if self.misread:
             line, what = self.misread[0]
