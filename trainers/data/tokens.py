@@ -19,8 +19,8 @@ from trainers.errors import Unusable
 from trainers.objectives.base import Data
 
 NOUNS: dict[Data, str] = {"preference": "pair", "supervised": "conversation", "binary": "answer"}
-#: columns that a line may leave out while others have them, with what that means
 LATER = "turns that the chat template renders differently once more follows"
+#: columns that a line may leave out while others have them, with what that means
 ABSENT = {"weight": 1.0, "margin": 0.0}
 
 
