@@ -29,7 +29,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
         if self.store is not None:
             row["reference"] = self.store.read(micro_batch.examples)
         divisors = {"step_examples": micro_batch.step_examples, "step_tokens": micro_batch.step_tokens}
-        return {"row": row, "weight": micro_batch.weight, **divisors}
+        return {"row": row, "weight": micro_batch.weight, "place": micro_batch.place, **divisors}
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,13 +22,17 @@ class TokenScores:
     """(N,) each, float32 at least, in nats."""
 
     logp: Tensor
-    ref_logp: Tensor | None  #: where the reference's states were given
     kl: Tensor | None  #: K_t = Σ_v π_ref(v) (log π_ref(v) − log π(v)), or Σ_v π(v) (log π(v) − log π_ref(v))
+    correct: Tensor | None = None  #: 1 where the target is the likeliest token, where asked for
     kept: int = 0  #: tokens whose logits are kept for the backward pass
 
 
-def token_scores(
-    head: Callable[[Tensor], Tensor],
+#: states (n, d) → logits (n, V)
+Head = Callable[[Tensor], Tensor]
+
+
+def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
+    heads: Head | tuple[Head, Head],
     states: Tensor,
     ref_states: Tensor | None,
     targets: Tensor,
@@ -36,30 +40,47 @@ def token_scores(
     kl: Kl,
     rows: int,
     most: int = 0,
+    accuracy: bool = False,
 ) -> TokenScores:
-    """Score targets (N,) from the policy's and the reference's last states (N, d), piece by piece.
+    """Score targets (N,) from the policy's last states and, for a KL, the reference's, (N, d) each, piece by piece.
 
-    `head` maps states (n, d) to logits (n, V); it is called as it is, whatever it consists of. Without the
-    reference's states there is nothing to compare with, and no KL. The logits of at most `rows` tokens are kept for
-    the backward pass; those beyond have theirs computed again in it. `most` is the largest N of any rank: how often
-    `head` is called depends on it and not on N, as ZeRO-3 needs.
+    `heads` map states (n, d) to logits (n, V): the policy's and the reference's, or one for both; they are called as
+    they are, whatever they consist of. The logits of at most `rows` tokens are kept for the backward pass; those
+    beyond have theirs computed again in it. `most` is the largest N of any rank: how often the heads are called
+    depends on it and not on N, as ZeRO-3 needs.
     """
+    both = heads if isinstance(heads, tuple) else (heads, heads)
     most = max(most, len(targets))
     pieces = ceil(most / max(1, rows // SHARE))
     kept_pieces = pieces if most <= rows else rows // ceil(most / pieces)
     training = torch.is_grad_enabled()
     parts, kept = [], 0
-    ref_pieces = [None] * pieces if ref_states is None else torch.tensor_split(ref_states, pieces)
+    compared = None if kl == "none" else ref_states
+    ref_pieces = [None] * pieces if compared is None else torch.tensor_split(compared, pieces)
     split = (torch.tensor_split(states, pieces), ref_pieces, torch.tensor_split(targets, pieces))
     for place, (here, ref_here, labels) in enumerate(zip(*split, strict=True)):
-        given = (head, here, ref_here, labels, kl)
+        given = (*both, here, ref_here, labels, kl, accuracy)
         if training and place >= kept_pieces:
             parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))
         else:
             parts.append(_score(*given))
             kept += len(labels) * training
-    logp, ref_logp, divergence = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(logp, None if ref_states is None else ref_logp, None if kl == "none" else divergence, kept)
+    logp, divergence, correct = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(logp, None if kl == "none" else divergence, correct if accuracy else None, kept)
+
+
+@torch.no_grad()
+def reduced(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    reduce: Callable[[Tensor], Tensor],
+    *,
+    rows: int,
+    most: int = 0,
+) -> Tensor:
+    """`reduce`, from (n, V) logits to (n, …), of states (N, d), with the logits of at most `rows` tokens at once."""
+    pieces = max(1, ceil(max(most, len(states)) / max(1, rows)))
+    return torch.cat([reduce(_wide(head(piece))) for piece in torch.tensor_split(states, pieces)])
 
 
 def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> int:
@@ -68,16 +89,24 @@ def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> i
 
 
 def _score(
-    head: Callable[[Tensor], Tensor], states: Tensor, ref_states: Tensor | None, targets: Tensor, kl: Kl
+    head: Head,
+    ref_head: Head,
+    states: Tensor,
+    ref_states: Tensor | None,
+    targets: Tensor,
+    kl: Kl,
+    accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        reference = None if ref_states is None else head(ref_states)
-    scores = Joint.apply(head(states), reference, targets, kl)  # type: ignore[no-untyped-call]
-    return cast("tuple[Tensor, Tensor, Tensor]", scores)
+        reference = None if ref_states is None else ref_head(ref_states)
+    logits = head(states)
+    logp, divergence = Joint.apply(logits, reference, targets, kl)  # type: ignore[no-untyped-call]
+    correct = (logits.argmax(-1) == targets if accuracy else torch.zeros_like(targets)).float()
+    return logp, divergence, correct
 
 
 class Joint(torch.autograd.Function):
-    """log π(y), log π_ref(y) and a KL from both logits z, (n, V) each, in float32 at least.
+    """log π(y) and a KL from both logits z, (n, V) each, in float32 at least.
 
     With A = log Σ exp z: log π(y) = z_y − A. KL(π_ref ‖ π) = E_ref[z_ref − z] − A_ref + A and KL(π ‖ π_ref) =
     E_π[z − z_ref] − A + A_ref are 0 exactly where z is z_ref. Gradients on z: ∂log π(y) = onehot(y) − π,
@@ -85,36 +114,33 @@ class Joint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(n,) each; zeros where there is no reference or no KL is asked for."""
-        index = targets[:, None]
+    def forward(ctx: Any, logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl) -> tuple[Tensor, Tensor]:
+        """(n,) each; the second is zeros where no KL is asked for, and then `reference` is None."""
         z = _wide(logits)
         partition = z.logsumexp(-1)
-        logp = z.gather(1, index)[:, 0] - partition
-        ref_logp, divergence, ref_partition = torch.zeros_like(logp), torch.zeros_like(logp), None
+        logp = z.gather(1, targets[:, None])[:, 0] - partition
+        divergence, ref_partition = torch.zeros_like(logp), None
         if reference is not None:
             z_ref = _wide(reference)
             ref_partition = z_ref.logsumexp(-1)
-            ref_logp = z_ref.gather(1, index)[:, 0] - ref_partition
             if kl == "policy_to_reference":
                 p = (z - partition[:, None]).exp_()
                 divergence = torch.linalg.vecdot(p, z - z_ref) - partition + ref_partition
-            elif kl != "none":
+            else:
                 p_ref = (z_ref - ref_partition[:, None]).exp_()
                 divergence = torch.linalg.vecdot(p_ref, z_ref - z) - ref_partition + partition
         ctx.kl = kl
         slopes = kl not in ("none", "metric")
         ctx.save_for_backward(logits, partition, targets, *((reference, ref_partition) if slopes else (None, None)))
-        ctx.mark_non_differentiable(ref_logp, *(() if slopes else (divergence,)))
-        return logp, ref_logp, divergence
+        if not slopes:
+            ctx.mark_non_differentiable(divergence)
+        return logp, divergence
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         """∂loss/∂z, in the logits' own precision."""
         logits, partition, targets, reference, ref_partition = ctx.saved_tensors
-        g_logp, _, g_kl = slopes
+        g_logp, g_kl = slopes
         p = (_wide(logits) - partition[:, None]).exp_()
         if ctx.kl == "reference_to_policy":
             grad = p.mul_((g_kl - g_logp)[:, None])

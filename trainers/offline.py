@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from trainers import checkpoints
 from trainers.arguments import parameter_groups
-from trainers.artifacts import Learned
+from trainers.artifacts import MERGED, Learned
 from trainers.collate import MicroBatches
 from trainers.drift import WARNING, first_fall
 from trainers.errors import Diverged
@@ -81,7 +81,8 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
         """Σ loss over the micro-batch's units · ranks / their weight in the step: DeepSpeed averages over the ranks."""
         weight = inputs["weight"]
-        per_example, per_token, metrics = model(row=inputs["row"], log_kl=self._logs_next())
+        sample = self.state.global_step if inputs["place"] == 0 and self._logs_next() else None
+        per_example, per_token, metrics = model(row=inputs["row"], sample=sample)
         self.means.add(metrics, weight=weight)
         loss: Tensor = per_example.sum() / inputs["step_examples"] + per_token.sum() / inputs["step_tokens"]
         loss = loss * (weight * self.run.ranks.world)
@@ -112,7 +113,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        """Everything a relaunch needs and an adapter that can be served; the folder appears when all of it is there."""
+        """Everything a relaunch needs and what can be served; the folder appears when all of it is there."""
         run, step = self.run, self.state.global_step
         if run.ranks.speaks:
             checkpoints.begin(run.out, step)
@@ -120,16 +121,18 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         folder = checkpoints.partial(run.out, step)
         self.model_wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=True)
         self._save_rng_state(str(folder))
-        learned = Learned.of(self.model, run.assignment)
+        learned = Learned.of(self.model, run.assignment, keep=run.ranks.speaks)
         if run.ranks.speaks:
             torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            learned.write(folder, run.assignment.base_model)
+            learned.write(folder, run.assignment)
         run.ranks.wait_for_all()
         if run.ranks.speaks:
             for script in folder.glob("*.py"):
                 script.unlink()  # DeepSpeed leaves programs beside the data
             done = checkpoints.complete(folder, _figures(self.state.log_history[-1]))
+            if run.assignment.spec.served_as == MERGED:
+                checkpoints.forget_states(run.out, newest=done)
             run.progress.say(f"Checkpoint at step {step}", {"checkpoint": done.model_dump()})
         run.ranks.wait_for_all()
 

@@ -11,6 +11,7 @@ from typing import Any
 from trainers.collate import MicroBatches
 from trainers.learner import Learner
 from trainers.objectives import Objective
+from trainers.policy import base_of
 from trainers.ranks import Ranks
 from trainers.reference import Ingredients, ReferenceStore, Shape, data_digest, digest, folder_digest
 from trainers.rows import on
@@ -38,6 +39,7 @@ def prepare(
     """
     objective = assignment.spec.method.objective
     if not objective.needs().reference:
+        learner.start.begin("nothing")
         return Prepared(None, "The objective compares with no reference", {"reference": "none"})
     shape = _shape(learner, objective)
     made_of = ingredients(assignment, data, tokenizer, shape)
@@ -45,14 +47,22 @@ def prepare(
     size = store.bytes / GB
     said = {"reference_gb": round(size, 3), "reference_store_gb": objective.reference_store_gb}
     if size > objective.reference_store_gb:
+        copied = learner.start.begin("model")
         why = f"its states would take {size:.3g} GB and reference_store_gb is {objective.reference_store_gb:g}"
-        return Prepared(None, f"The reference runs at every step: {why}", said | {"reference": "online"})
+        sentence = f"The reference runs at every step: {why}{_beside(copied)}"
+        return Prepared(None, sentence, said | {"reference": "online", "frozen_gb": round(copied / GB, 3)})
     reused = store.done
     me.wait_for_all()
     if not reused:
         _fill(store, learner, data, made_of, objective, me)
+    copied = learner.start.begin("head")
     origin = "found from an earlier launch" if reused else "computed once"
-    return Prepared(store, f"Reference states {origin}: {1000 * size:.3g} MB on disk", said | {"reference": "store"})
+    sentence = f"Reference states {origin}: {1000 * size:.3g} MB on disk{_beside(copied)}"
+    return Prepared(store, sentence, said | {"reference": "store", "frozen_gb": round(copied / GB, 3)})
+
+
+def _beside(copied: int) -> str:
+    return f"; a frozen copy of start weights takes {1000 * copied / GB:.3g} MB beside the policy" if copied else ""
 
 
 def discard(out: Path) -> None:
@@ -73,14 +83,16 @@ def ingredients(assignment: Assignment, data: MicroBatches, tokenizer: Any, shap
         dtype=str(shape.dtype),
         layout=data.layout.name,
         blocks=shape.blocks,
+        mask=",".join(assignment.spec.method.objective.needs().activations),
     )
 
 
 def _shape(learner: Learner, objective: Objective) -> Shape:
-    base = learner.policy.get_base_model()
+    base = base_of(learner.policy)
     config = base.config.get_text_config()
-    blocks = 1 + config.num_hidden_layers * objective.needs().ref_states
-    return Shape(blocks, config.hidden_size, base.dtype)
+    needs = objective.needs()
+    blocks = 1 + config.num_hidden_layers * needs.ref_states + learner.closed
+    return Shape(blocks, config.hidden_size, base.dtype, mask=bool(needs.activations))
 
 
 def _fill(
@@ -92,7 +104,7 @@ def _fill(
     learner.to(me.device)
     for chunk in _chunks(data, objective, me):
         row = on(me.device, data.layout.collate([data.examples[e] for e in chunk]))
-        store.write(chunk, learner.reference_states(row))
+        store.write(chunk, learner.reference(row))
     me.wait_for_all()
     if me.speaks:
         store.finish(made_of)

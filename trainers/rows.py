@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from trainers.data.examples import WEIGHT, Answer, Example
+from trainers.reference import Reference
 
 #: the attention's name among transformers' implementations
 ATTENTION = "prefserve_tree"
@@ -34,7 +35,7 @@ class Scored(TypedDict):
     count: int  #: S
     most: int  #: bound on N over all ranks, the same on each
     columns: Mapping[str, Tensor]  #: (P,) float32 each: what the file says of the examples; always their `weight`
-    reference: NotRequired[Tensor]  #: (B, N, d) of `reference.ReferenceStore`, where there is one
+    reference: NotRequired[Reference]  #: of their tokens, where there is a store
 
 
 class Row(Scored):
@@ -47,7 +48,8 @@ class Row(Scored):
 
 def on(device: torch.device, row: Row) -> Row:
     """The row with its tensors on a device."""
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in row.items()}
+    movable = (Tensor, Reference)
+    moved = {name: value.to(device) if isinstance(value, movable) else value for name, value in row.items()}
     moved["columns"] = {name: column.to(device) for name, column in row["columns"].items()}
     return cast("Row", moved)
 
@@ -98,7 +100,7 @@ def scored(examples: Sequence[Example], before: Sequence[Tensor]) -> Scored:
     """The tokens that count; `before` holds, for each completion, the place of the state that predicts each token."""
     answers = by_leaf(examples)
     lengths = torch.tensor([len(answer.scored) for answer in answers])
-    names = {WEIGHT, *examples[0].columns}
+    columns = {name: torch.tensor([e.columns[name] for e in examples]) for name in examples[0].columns}
     return {
         "positions": torch.cat([places[answer.scored] for places, answer in zip(before, answers, strict=True)]),
         "targets": torch.cat([answer.ids[answer.scored] for answer in answers]),
@@ -106,8 +108,24 @@ def scored(examples: Sequence[Example], before: Sequence[Tensor]) -> Scored:
         "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
         "count": len(answers),
         "most": int(lengths.sum()),
-        "columns": {name: torch.tensor([e.columns.get(name, 1.0) for e in examples]) for name in sorted(names)},
+        "columns": columns | {WEIGHT: torch.tensor([example.weight for example in examples])},
     }
+
+
+def only(scored: Scored, example: int) -> tuple[Tensor, Scored]:
+    """The places, in 0..N-1, of one example's tokens, and what `scored` says of them."""
+    examples = len(scored["columns"][WEIGHT])
+    places = (scored["segment"] % examples == example).nonzero()[:, 0]
+    part: Scored = {
+        "positions": scored["positions"][places],
+        "targets": scored["targets"][places],
+        "weights": scored["weights"][places],
+        "segment": scored["segment"][places] // examples,
+        "count": scored["count"] // examples,
+        "most": scored["most"],
+        "columns": {name: column[example : example + 1] for name, column in scored["columns"].items()},
+    }
+    return places, part
 
 
 def by_leaf(examples: Sequence[Example]) -> list[Answer]:

@@ -21,6 +21,7 @@ class MicroBatch:
     weight: float = 1.0
     most_examples: int = 1  #: the largest number of examples that any rank has in this pass
     most_tokens: int = 1  #: and of tokens
+    place: int = 0  #: of the row among those of its step
 
 
 @dataclass(frozen=True)
@@ -99,4 +100,4 @@ class Schedule:
         most = max(len(share) for share in shares)
         tokens = max(sum(self.tokens[example] for example in share) for share in shares)
         divisors = sum(self.weights[e] for e in step), sum(self.token_weights[e] for e in step)
-        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, most, tokens)
+        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, most, tokens, place)

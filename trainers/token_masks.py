@@ -42,7 +42,7 @@ def token_masks(
 def _answers(
     learner: Learner, examples: Sequence[Example], encoder: Encoder, device: torch.device
 ) -> list[dict[str, Any]]:
-    batch = learner.completions(on(device, learner.layout.collate(examples)), log_kl=True)
+    batch = learner.completions(on(device, learner.layout.collate(examples)))
     columns: dict[str, Tensor] = {"log_ratio": batch.log_ratio()} if batch.ref_logp is not None else {}
     if batch.kl is not None:
         columns["kl"] = batch.kl

@@ -23,11 +23,13 @@ from trainers.events import Progress
 from trainers.learner import Learner
 from trainers.objectives import Objective
 from trainers.offline import OfflineTrainer, Run
-from trainers.policy import load_policy
+from trainers.peft_kinds import Full
+from trainers.policy import base_of, load_policy, load_start
 from trainers.probe import Chosen, choose
 from trainers.ranks import Ranks
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
+from trainers.start import AdapterOff, FrozenStart
 from trainers.stopping import StopSignal
 from trainers.token_masks import token_masks
 
@@ -52,9 +54,7 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     if assignment.validation_path is not None:
         shown = _examples(assignment.validation_path, objective, encoder, limit, "validation_file")
     set_seed(seed)
-    policy = load_policy(assignment, _dtype(objective))
-    chosen = choose(policy.get_base_model())
-    learner = Learner(policy, objective, chosen.layout)
+    learner, chosen = _learner(assignment)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     data = MicroBatches(training.rows, chosen.layout)
@@ -75,6 +75,16 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     return ending
 
 
+def _learner(assignment: Assignment) -> tuple[Learner, Chosen]:
+    objective = assignment.spec.method.objective
+    dtype = _dtype(objective)
+    policy = load_policy(assignment, dtype)
+    chosen = choose(base_of(policy))
+    whole = isinstance(assignment.spec.peft, Full)
+    start = FrozenStart(policy, lambda: load_start(assignment, dtype)) if whole else AdapterOff(policy)
+    return Learner(policy, objective, chosen.layout, start), chosen
+
+
 def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int]:
     config = AutoConfig.from_pretrained(assignment.model_path, local_files_only=True).get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(assignment.model_path, local_files_only=True)
@@ -91,7 +101,7 @@ def _stops(model: Path) -> frozenset[int]:
 
 
 def _examples(path: Path, objective: Objective, encoder: Encoder, limit: int, param: str) -> Examples:
-    found = records.read(path, objective.data)
+    found = records.read(path, objective.data, objective.needs().columns)
     return tokenise(found, encoder, limit=limit, data=objective.data, param=param)
 
 
@@ -120,14 +130,12 @@ def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
 
 
 def _arguments(run: Run, learner: Learner) -> Any:
-    trainable = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
-    gpu = run.ranks.device.type == "cuda"
-    seed = run.assignment.spec.seed
-    return arguments(run.objective, run.schedule, out=run.out, seed=seed, trainable=trainable, gpu=gpu)
+    gpu, dtype = run.ranks.device.type == "cuda", base_of(learner.policy).dtype
+    return arguments(run.assignment.spec, run.schedule, learner, out=run.out, dtype=dtype, gpu=gpu)
 
 
 def _opening(run: Run, training: Examples, chosen: Chosen) -> str:
-    rate = run.objective.resolved_learning_rate()
+    rate = run.assignment.spec.learning_rate()
     passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
     steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
     return f"Training on {training.describe()} at learning rate {rate:g}: {steps}, {chosen.describe()}"
@@ -159,7 +167,7 @@ def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Exampl
     run.progress.say("Publishing")
     size = run.objective.micro_batch_size
     masks = token_masks(trainer.model, list(shown), encoder, micro_batch_size=size, device=run.ranks.device)
-    learned = artifacts.Learned.of(trainer.model, run.assignment)
+    learned = artifacts.Learned.of(trainer.model, run.assignment, keep=run.ranks.speaks)
     if not learned.is_finite():
         raise Diverged(run.schedule.steps)
     if not run.ranks.speaks:
@@ -174,3 +182,5 @@ def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Exampl
         trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
     )
     precompute.discard(run.out)
+    if run.assignment.spec.served_as == artifacts.MERGED:
+        checkpoints.forget_states(run.out)

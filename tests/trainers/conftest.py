@@ -214,7 +214,9 @@ class Attempt:
 def assign(model_path, pairs_path):
     """An Assignment over the tiny model: method, its hyperparameters, anything else by name."""
 
-    def make(method: str, *, peft: dict[str, Any] | None = None, seed: int = 0, **rest: Any) -> Assignment:
+    def make(
+        method: str, *, peft: dict[str, Any] | None = None, serving: str | None = None, seed: int = 0, **rest: Any
+    ) -> Assignment:
         given = {key: rest.pop(key) for key in list(rest) if key in Assignment.model_fields}
         small = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "warmup_ratio": 0.0, "checkpoints": 1}
         spec = {
@@ -222,7 +224,8 @@ def assign(model_path, pairs_path):
             "training_file": "file-1",
             "seed": seed,
             "method": {"type": method, method: {"hyperparameters": small | rest}},
-            "peft": {"r": 4, "lora_alpha": 8} | (peft or {}),
+            "peft": peft if peft and "type" in peft else {"r": 4, "lora_alpha": 8} | (peft or {}),
+            "serving": serving,
         }
         places = {"base_model": "tiny", "model_path": model_path, "model_digest": "d", "training_path": pairs_path}
         return Assignment(job="ftjob-1", attempt=1, spec=JobSpec.model_validate(spec), **(places | given))

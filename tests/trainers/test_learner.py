@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from trainers.data.examples import Example
 from trainers.layouts import TreeLayout
 from trainers.learner import Learner
-from trainers.objectives import DPO, Objective, SparsePO
+from trainers.objectives import DPO, Objective, SparsePO, Supervised
 from trainers.policy import load_policy
 from trainers.probe import choose
 from trainers.rows import tree_row as collate
@@ -71,11 +72,6 @@ def masks(learner: Learner, objective: Objective, states: Tensor, count: int) ->
         return ones, zeros, zeros.sum()
     if objective.mask == "ones":
         return ones, ones, count * torch.tensor(objective.l1_reward + objective.l1_kl).double()
-    if objective.mask == "mapo":
-        level = states.mean(-1)
-        low, high = level.min(1, keepdim=True).values, level.max(1, keepdim=True).values
-        mask = ((level - low) / (high - low)).mean(0) if count > 1 else ones
-        return mask, mask, zeros.sum()
     networks = learner.objective_modules
     m_u, m_d = networks.reward(states), (networks.kl or networks.reward)(states)
     shares = 0.5 if networks.kl is None else 1.0
@@ -87,7 +83,6 @@ OBJECTIVES = [
     SparsePO(beta=0.5, mask="ones"),
     SparsePO(beta=0.5, l1_reward=0.01, l1_kl=0.03),
     SparsePO(beta=0.5, mask="learned_independent", l1_reward=0.01, l1_kl=0.03),
-    SparsePO(beta=0.5, mask="mapo"),
 ]
 
 
@@ -133,7 +128,7 @@ def test_neighbours_do_not_change_a_pairs_loss(make, rows):
 def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
     results = []
     for budget in (256.0, 12 * 2 * 260 * 8 / 2**20):  # all kept; twelve tokens of 260 words, policy and reference
-        learner = make(OBJECTIVES[2].model_copy(update={"head_memory_mb": budget}))
+        learner = make(OBJECTIVES[3].model_copy(update={"head_memory_mb": budget}))
         losses, _, metrics = learner(collate(rows))
         losses.sum().backward()
         results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
@@ -164,24 +159,29 @@ def test_only_the_adapter_and_the_objectives_modules_have_gradients(make, rows):
 
 
 def test_what_the_objective_does_not_need_is_not_computed(make, rows):
-    batch = make(DPO()).completions(collate(rows))
-    assert batch.kl is None
+    learner = make(DPO())
+    batch = learner.completions(collate(rows))
     assert batch.ref_states is None
+    assert batch.activation is None
     assert make(SparsePO(mask="ones")).completions(collate(rows)).ref_states is None
+    alone = [replace(row, answers=row.answers[:1]) for row in rows]
+    without = make(Supervised())
+    without.reference = None
+    assert torch.equal(without(collate(alone))[1], -batch.logp[batch.segment < 5])
 
 
-def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
+def test_a_sampled_kl_is_that_pairs_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
-    for log_kl in (False, True):
+    for sample in (None, 7):
         learner = make(DPO())
-        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), sample=sample)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     batch = make(SparsePO(mask="ones")).completions(collate(rows))
     chosen, rejected = batch.total(batch.kl).chunk(2)
-    assert torch.allclose(metrics["kl/chosen"], chosen, atol=1e-12)
-    assert torch.allclose(metrics["kl/rejected"], rejected, atol=1e-12)
+    assert torch.allclose(metrics["sampled/kl/chosen"], chosen[7 % 5], atol=1e-12)
+    assert torch.allclose(metrics["sampled/kl/rejected"], rejected[7 % 5], atol=1e-12)
     assert bool((chosen > 0).all())
 
 

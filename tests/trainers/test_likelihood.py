@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.likelihood import Joint, Kl, kept_bytes, token_scores
+from trainers.likelihood import Joint, Kl, kept_bytes, reduced, token_scores
 
 N, WIDTH, VOCABULARY = 13, 5, 17
 Given = tuple[nn.Linear, Tensor, Tensor, Tensor]
@@ -24,22 +24,23 @@ def given() -> Given:
 
 def dense(
     head: nn.Module, states: Tensor, ref_states: Tensor, targets: Tensor, kl: Kl = "reference_to_policy"
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     log_pi, log_ref = head(states).log_softmax(-1), head(ref_states).log_softmax(-1).detach()
-    columns = [log.gather(1, targets[:, None])[:, 0] for log in (log_pi, log_ref)]
     first, second = (log_ref, log_pi) if kl == "reference_to_policy" else (log_pi, log_ref)
-    return columns[0], columns[1], (first.exp() * (first - second)).sum(-1)
+    return log_pi.gather(1, targets[:, None])[:, 0], (first.exp() * (first - second)).sum(-1)
 
 
 def test_the_written_gradient_is_the_finite_difference():
     torch.manual_seed(1)
     logits, reference = torch.randn(2, 6, 7, dtype=torch.double)
     targets = torch.arange(6)
-    for kl in ("none", "metric", *DIRECTIONS):
+    for kl in ("metric", *DIRECTIONS):
+        differentiable = 2 if kl in DIRECTIONS else 1
         assert torch.autograd.gradcheck(
-            lambda z, kl=kl: Joint.apply(z, reference, targets, kl)[:: 2 if kl in DIRECTIONS else 3],
+            lambda z, kl=kl, first=differentiable: Joint.apply(z, reference, targets, kl)[:first],
             (logits.requires_grad_(),),
         )
+    assert torch.autograd.gradcheck(lambda z: Joint.apply(z, None, targets, "none")[0], (logits,))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 12, 13, 100])
@@ -50,20 +51,19 @@ def test_values_and_gradients_are_autograds_however_many_tokens_are_kept(given, 
     weights = torch.randn(2, N, dtype=torch.double)
     found = token_scores(head, states, ref_states, targets, kl=kl, rows=rows, most=most)
     expected = dense(*given, kl)
-    for ours, theirs in zip((found.logp, found.ref_logp, found.kl), expected, strict=True):
+    for ours, theirs in zip((found.logp, found.kl), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
     wanted = (states, *head.parameters())
     ours = torch.autograd.grad((weights[0] * found.logp + weights[1] * found.kl).sum(), wanted)
-    theirs = torch.autograd.grad((weights[0] * expected[0] + weights[1] * expected[2]).sum(), wanted)
+    theirs = torch.autograd.grad((weights[0] * expected[0] + weights[1] * expected[1]).sum(), wanted)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
-    assert not found.ref_logp.requires_grad
 
 
 def test_a_kl_that_is_only_a_metric_has_no_gradient(given):
     head, states, ref_states, targets = given
     found = token_scores(head, states, ref_states, targets, kl="metric", rows=N)
     assert not found.kl.requires_grad
-    assert torch.allclose(found.kl, dense(*given)[2], atol=1e-12)
+    assert torch.allclose(found.kl, dense(*given)[1], atol=1e-12)
     assert token_scores(head, states, ref_states, targets, kl="none", rows=N).kl is None
 
 
@@ -73,17 +73,20 @@ def test_the_same_states_have_a_kl_of_exactly_nought(given, kl):
     head, states = head.float(), states.detach().float()
     found = token_scores(head, states, states, targets, kl=kl, rows=N)
     assert torch.equal(found.kl, torch.zeros(N))
-    assert torch.equal(found.logp, found.ref_logp)
 
 
-def test_without_a_reference_the_log_probs_and_their_gradients_are_the_same(given):
-    head, states, ref_states, targets = given
-    alone = token_scores(head, states, None, targets, kl="none", rows=5)
-    beside = token_scores(head, states, ref_states, targets, kl="none", rows=5)
-    assert torch.equal(alone.logp, beside.logp)
-    assert (alone.ref_logp, alone.kl) == (None, None)
-    gradients = [torch.autograd.grad(found.logp.sum(), states)[0] for found in (alone, beside)]
-    assert torch.equal(*gradients)
+def test_accuracy_is_the_share_of_likeliest_targets(given):
+    head, states, _, targets = given
+    found = token_scores(head, states, None, targets, kl="none", rows=5, accuracy=True)
+    assert torch.equal(found.correct, (head(states).argmax(-1) == targets).float())
+    assert found.kl is None
+    assert token_scores(head, states, None, targets, kl="none", rows=5).correct is None
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 0), (4, 0), (99, 0), (4, 40)])
+def test_what_logits_reduce_to_does_not_depend_on_the_pieces(given, rows, most):
+    head, states, *_ = given
+    assert torch.allclose(reduced(head, states, lambda z: z.mean(-1), rows=rows, most=most), head(states).mean(-1))
 
 
 def test_half_precision_logits_are_summed_in_float32(given):
@@ -93,9 +96,9 @@ def test_half_precision_logits_are_summed_in_float32(given):
     wide = dense(lambda x: head(x).double(), states, ref_states, targets)
     assert found.logp.dtype == found.kl.dtype == torch.float32
     assert torch.allclose(found.logp.double(), wide[0], atol=1e-5)
-    assert torch.allclose(found.kl.double(), wide[2], atol=1e-5)
+    assert torch.allclose(found.kl.double(), wide[1], atol=1e-5)
     [gradient] = torch.autograd.grad(found.kl.sum(), states)
-    assert torch.allclose(gradient, torch.autograd.grad(wide[2].sum(), states)[0], atol=0.02)
+    assert torch.allclose(gradient, torch.autograd.grad(wide[1].sum(), states)[0], atol=0.02)
 
 
 def saved_logits(given: Given, rows: int) -> tuple[int, int]:

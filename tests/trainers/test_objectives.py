@@ -46,7 +46,8 @@ def masks() -> tuple[Tensor, Tensor]:
 def completions(policy: Tensor, reference: Tensor) -> Completions:
     scores = token_scores(lambda z: z, policy, reference, TARGETS, kl="reference_to_policy", rows=N)
     states = torch.randn(LAYERS, N, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return Completions(scores.logp, scores.ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
+    ref_logp = token_scores(lambda z: z, reference, None, TARGETS, kl="none", rows=N).logp
+    return Completions(scores.logp, ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
 
 
 def dense(policy: Tensor, reference: Tensor, m_u: Tensor, m_d: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,7 @@ def test_log_ratio_plus_kl_is_nought_on_average_under_the_reference(logits):
         token_scores(lambda z: z, policy, reference, torch.full((N,), v), kl="reference_to_policy", rows=N)
         for v in range(VOCABULARY)
     ]
-    sums = torch.stack([s.logp - s.ref_logp + s.kl for s in every], dim=1)
+    sums = torch.stack([s.logp + s.kl for s in every], dim=1) - reference.log_softmax(-1)
     assert torch.allclose((reference.softmax(-1) * sums).sum(-1), torch.zeros(N).double(), atol=1e-12)
     # rho + K without any normaliser of the policy
     shift = policy - reference
@@ -264,8 +265,10 @@ def test_tokens_may_lie_in_any_order_but_each_counts_for_its_own_answer(logits, 
 
 def test_what_an_objective_reads_is_what_it_declares():
     assert DPO().needs() == Needs()
-    assert SparsePO().needs() == Needs(kl="reference_to_policy", ref_states=True)
-    assert SparsePO(mask="ones").needs() == Needs(kl="reference_to_policy")
+    assert SparsePO().needs() == Needs(kl="reference_to_policy", advantage=True, ref_states=True)
+    assert SparsePO(mask="ones").needs() == Needs(kl="reference_to_policy", advantage=True)
+    assert SparsePO(mask="ones", tdpo=2).needs() == Needs(kl="reference_to_policy")
+    assert SparsePO(mask="learned_independent").needs() == Needs(kl="reference_to_policy", ref_states=True)
 
 
 def test_token_weights_are_the_masks(logits, masks):

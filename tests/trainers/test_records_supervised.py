@@ -227,3 +227,10 @@ def test_a_pairs_margin_and_weights_are_read(file):
     [pair] = records.read(file(row), "preference")
     assert pair.marks == (Marks(0.5, (Span(0, 2, 0),)), Marks())
     assert (pair.chosen, pair.columns) == ((ANSWER,), {"margin": -1, "weight": 2})
+
+
+def test_a_column_that_the_method_needs_is_missed_by_line(file):
+    row = KINDS["preference"]
+    assert records.check(file(row | {"margin": 1}, row), "preference") == 2
+    with pytest.raises(BadLine, match="line 2: margin is missing, which the method's settings need"):
+        records.check(file(row | {"margin": 1}, row), "preference", {"margin"})

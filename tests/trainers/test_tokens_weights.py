@@ -137,16 +137,13 @@ def test_an_answer_without_a_weighted_token_is_left_out_and_counted():
         plant(supervised.parse(1, {"text": "ab</s>", "token_weights": [span(0, 6, 0)]}), told)
 
 
-def test_columns_of_lines_reach_every_example_where_any_line_has_them():
+def test_what_a_line_says_of_itself_reaches_its_example():
     told = encoder()
-    rows = [{"prompt": [1], "chosen": [2], "rejected": [3]} | more for more in ({}, {"margin": -2}, {"weight": 0.5})]
+    rows = [{"prompt": [1], "chosen": [2], "rejected": [3]} | more for more in ({}, {"margin": -2, "weight": 0.5})]
     kept = tokenise([preference.parse(k, row) for k, row in enumerate(rows, 1)], told, limit=9)
-    assert [dict(row.columns) for row in kept.rows] == [
-        {"weight": 1, "margin": 0},
-        {"weight": 1, "margin": -2},
-        {"weight": 0.5, "margin": 0},
-    ]
-    assert tokenise([preference.parse(1, rows[0])], told, limit=9).rows[0].columns == {}
+    assert [row.columns for row in kept.rows] == [{}, {"margin": -2, "weight": 0.5}]
+    [text] = tokenise([supervised.parse(1, {"text": "abc", "weight": 3})], told, limit=9, data="supervised").rows
+    assert text.weight == 3
 
 
 def test_a_tokenizer_that_tells_no_places_takes_no_spans():

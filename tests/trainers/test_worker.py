@@ -43,7 +43,7 @@ def test_a_two_process_zero_2_sparsepo_run_ends_in_a_manifest(sparsepo, assign):
     assert "checkpoints/step-3/adapter/adapter_model.safetensors" in manifest.files
     for name, file in manifest.files.items():
         assert (sparsepo.out / name).stat().st_size == file.bytes
-    assert {"kl/chosen", "mask/mean", "mask/density", "rewards/margins", "train_loss"} <= set(manifest.metrics)
+    assert {"sampled/kl/chosen", "mask/mean", "mask/density", "rewards/margins", "train_loss"} <= set(manifest.metrics)
     names = set(load_file(sparsepo.out / "adapter" / "adapter_model.safetensors"))
     assert all(".lora_" in name for name in names)
 
@@ -51,7 +51,7 @@ def test_a_two_process_zero_2_sparsepo_run_ends_in_a_manifest(sparsepo, assign):
 def test_sparsepo_starts_at_log_2_plus_the_price_of_a_mask_of_ones(sparsepo, pairs_path):
     first = sparsepo.metrics()[0]
     assert first["mask/mean"] == 1
-    assert first["kl/chosen"] == pytest.approx(0, abs=1e-5)
+    assert first["sampled/kl/chosen"] == pytest.approx(0, abs=1e-5)
     assert 0 < first["train_loss"] - math.log(2) < 1e-3 * 2 * 9  # at most nine tokens an answer, charged once
     assert sparsepo.manifest().metrics["initial_loss"] == first["train_loss"]
 
@@ -90,7 +90,7 @@ def test_ranks_and_accumulation_change_no_loss(dpo, finish, assign):
     assert dpo.losses()[-1] < 0.68
     assert spread.losses() == pytest.approx(dpo.losses(), rel=2e-5)
     assert accumulated.losses() == pytest.approx(dpo.losses(), rel=2e-5)
-    for name in ("rewards/margins", "kl/chosen", "kl/rejected", "logps/chosen", "grad_norm"):
+    for name in ("rewards/margins", "drift/chosen", "logps/chosen", "grad_norm"):
         series = [[data[name] for data in attempt.metrics()] for attempt in (dpo, spread, accumulated)]
         assert series[1] == pytest.approx(series[0], rel=2e-4, abs=1e-6)
         assert series[2] == pytest.approx(series[0], rel=2e-4, abs=1e-6)

@@ -20,8 +20,6 @@ from trainers.objectives.base import Data
 
 NOUNS: dict[Data, str] = {"preference": "pair", "supervised": "conversation", "binary": "answer"}
 LATER = "turns that the chat template renders differently once more follows"
-#: columns that a line may leave out while others have them, with what that means
-ABSENT = {"weight": 1.0, "margin": 0.0}
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def tokenise(
         kept.misread.extend((record.line, what) for what in (planted.misread,) if what)
         endless += planted.endless
         apart += len(examples) - 1
-    kept = replace(kept, rows=_level(kept.rows), endless=endless, apart=apart)
+    kept = replace(kept, endless=endless, apart=apart)
     if data == "binary":
         kept = replace(kept, rows=_mismatched(kept.rows, limit))
     least = 2 if data == "binary" else 1
@@ -101,13 +99,6 @@ def _fitting(planted: Planted, limit: int) -> list[Example]:
     too_long = len(planted.examples) - len(fitting)
     planted.lost.update({f"longer than {limit} tokens": too_long} if too_long else {})
     return fitting
-
-
-def _level(rows: list[Example]) -> list[Example]:
-    """Every example with the columns that any of them has: batches hold one vector of each."""
-    names = {name for row in rows for name in row.columns}
-    absent = {name: ABSENT[name] for name in names if name in ABSENT}
-    return [replace(row, columns={**absent, **row.columns}) for row in rows]
 
 
 def _mismatched(rows: list[Example], limit: int) -> list[Example]:

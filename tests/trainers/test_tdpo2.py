@@ -1,4 +1,4 @@
-"""TDPO2 and MaPO, the two of SparsePO's relatives that learn no mask, against their definitions."""
+"""TDPO2, the relative of SparsePO that leaves the chosen answer's KL alone, against its definition."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.likelihood import token_scores
-from trainers.masks import activation_mask
-from trainers.objectives import DPO, Completions, Needs, SparsePO
+from trainers.objectives import DPO, Completions, SparsePO
 
 LENGTHS = (3, 1, 4, 2, 5, 1)  # three chosen answers, then three rejected ones
 SEGMENT = torch.repeat_interleave(torch.arange(6), torch.tensor(LENGTHS))
@@ -27,7 +26,8 @@ def logits() -> tuple[Tensor, Tensor]:
 def completions(policy: Tensor, reference: Tensor) -> Completions:
     scores = token_scores(lambda z: z, policy, reference, TARGETS, kl="reference_to_policy", rows=N)
     states = torch.randn(LAYERS, N, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return Completions(scores.logp, scores.ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
+    ref_logp = token_scores(lambda z: z, reference, None, TARGETS, kl="none", rows=N).logp
+    return Completions(scores.logp, ref_logp, SEGMENT, len(LENGTHS), scores.kl, states)
 
 
 def test_tdpo2_has_its_definition_and_leaves_the_chosen_kl_alone(logits):
@@ -59,35 +59,3 @@ def test_tdpo2_lies_between_dpo_and_tdpo1(logits):
 def test_tdpo2_takes_no_mask_and_tdpo1_no_alpha(settings):
     with pytest.raises(ValueError, match=r"tdpo 2"):
         SparsePO(**settings)
-
-
-def test_mapo_is_its_definition_from_the_references_states(logits):
-    batch = completions(*logits)
-    expected = []
-    for completion in range(6):
-        levels = batch.ref_states[:, completion == SEGMENT].mean(-1)
-        z = (levels - levels.mean(1, keepdim=True)) / (levels.std(1, keepdim=True) + 1e-12)  # as the release has it
-        low, high = z.min(1, keepdim=True).values, z.max(1, keepdim=True).values
-        expected.append(((z - low) / (high - low)).mean(0) if levels.shape[1] > 1 else torch.ones(1).double())
-    mask = torch.cat(expected)
-    objective = SparsePO(mask="mapo", beta=0.7)
-    shown = objective.token_weights(batch)
-    assert list(shown) == ["mask"]
-    assert torch.allclose(shown["mask"], mask, atol=1e-9)
-    assert not shown["mask"].requires_grad
-    sums = batch.total(mask * (batch.log_ratio() + batch.kl))
-    expected_loss = -nn.functional.logsigmoid(0.7 * (sums[:3] - sums[3:]))
-    assert torch.allclose(objective.loss(batch).per_example, expected_loss, atol=1e-9)
-    assert objective.modules(LAYERS, WIDTH) is None
-    assert objective.needs() == Needs(kl="reference_to_policy", ref_states=True)
-
-
-def test_a_single_blocks_mapo_mask_runs_from_0_to_1_in_each_answer():
-    states = torch.randn(1, N, WIDTH, generator=torch.Generator().manual_seed(6))
-    mask = activation_mask(states, SEGMENT, 6)
-    for completion, length in enumerate(LENGTHS):
-        here = mask[completion == SEGMENT]
-        assert (float(here.min()), float(here.max())) == ((0, 1) if length > 1 else (1, 1))
-    assert torch.allclose(activation_mask(3 * states + 5, SEGMENT, 6), mask, atol=1e-5)
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(activation_mask(states[:, order], SEGMENT[order], 6), mask[order])
