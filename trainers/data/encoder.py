@@ -21,7 +21,7 @@ STAND_IN = "\ue0ff\ue0fe\ue0ff"
 
 @dataclass(frozen=True)
 class Tokens:
-    """n ids and the characters [start, end) of the text that each of them stands for, without gaps."""
+    """n ids and, where asked for, the characters [start, end) of the text that each stands for, without gaps."""
 
     ids: list[int]
     places: list[tuple[int, int]] | None  #: None where the tokenizer cannot tell
@@ -56,27 +56,28 @@ class Encoder:
             texts.append(self.text([*window, ids[place]])[len(self.text(window)) if window else 0 :])
         return texts
 
-    def tokens(self, text: str, *, special: bool) -> Tokens:
+    def tokens(self, text: str, *, special: bool, places: bool = False) -> Tokens:
         """The text's ids; `special` puts a beginning token before it where the tokenizer has that habit, once."""
-        told = self.tokenizer.is_fast
+        told = places and self.tokenizer.is_fast
         found = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=told)
         tokens = Tokens(list(found["input_ids"]), _without_gaps(found["offset_mapping"]) if told else None)
         start = self.tokenizer.bos_token_id
         twice = special and start is not None and tokens.ids[:2] == [start, start]
         return tokens.after(1, 0) if twice else tokens
 
-    def after(self, prompt: str, answer: str, *, special: bool) -> Tokens | None:
+    def after(self, asked: list[int], prompt: str, answer: str, *, special: bool, places: bool) -> Tokens | None:
         """The answer behind exactly those ids of the prompt that are sent when it is asked.
 
         None where the tokenizer merges the two so that no cut is faithful.
         """
-        asked, whole = self.tokens(prompt, special=special).ids, self.tokens(prompt + answer, special=special)
+        whole = self.tokens(prompt + answer, special=special, places=places)
         if whole.ids[: len(asked)] == asked:
             return whole.after(len(asked), len(prompt))
         read = self.text(whole.ids)
         for anchor in ANCHORS:
             # a tokenizer that merges over the boundary, or puts a space before every text
-            head, joint = self.tokens(anchor, special=False).ids, self.tokens(anchor + answer, special=False)
+            head = self.tokens(anchor, special=False).ids
+            joint = self.tokens(anchor + answer, special=False, places=places)
             tail = joint.after(len(head), len(anchor))
             if tail.ids and joint.ids[: len(head)] == head and self.text(asked + tail.ids) == read:
                 return tail

@@ -46,7 +46,8 @@ def reply(line: int, prompt: Part, answer: Said, tools: Sequence[Message] | None
 
 
 def _of_texts(line: int, prompt: str, answer: str, marks: Marks, encoder: Encoder) -> Reply:
-    asked, cut = encoder.tokens(prompt, special=True).ids, encoder.after(prompt, answer, special=True)
+    asked = encoder.tokens(prompt, special=True).ids
+    cut = encoder.after(asked, prompt, answer, special=True, places=bool(marks.spans))
     if cut is None or not cut.ids:
         raise LeftOut(UNCLEAN)
     misread = encoder.misread(asked + cut.ids, prompt + answer, [prompt, answer])
@@ -69,7 +70,8 @@ def _of_messages(
     if not whole.startswith(prompt):
         raise LeftOut(REWRITTEN)
     rendered, marks = whole[len(prompt) :], answer.marks
-    asked, cut = encoder.tokens(prompt, special=False).ids, encoder.after(prompt, rendered, special=False)
+    asked = encoder.tokens(prompt, special=False).ids
+    cut = encoder.after(asked, prompt, rendered, special=False, places=bool(marks.spans))
     if cut is None or not cut.ids:
         raise LeftOut(UNCLEAN)
     misread = encoder.misread(asked + cut.ids, whole, [one["content"] for one in (*before, message)])

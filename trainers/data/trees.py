@@ -85,7 +85,7 @@ def _replies(record: Conversation, encoder: Encoder) -> tuple[list[Reply], Count
 
 def _text(record: Text, encoder: Encoder) -> Planted:
     """All after the first token, and the end."""
-    tokens = encoder.ended(encoder.tokens(record.text, special=True))
+    tokens = encoder.ended(encoder.tokens(record.text, special=True, places=bool(record.marks.spans)))
     if not record.text.strip() or len(tokens.ids) < 2:
         raise LeftOut(EMPTY)
     weights = [0.0, *token_weights(record.line, tokens, record.marks)[1:]]
