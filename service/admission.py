@@ -29,7 +29,7 @@ def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings)
         training = files.get(db, spec.training_file, tenant=tenant, param="training_file")
     check_base(registry.read_config(Path(weights.path)), gpu=bool(settings.gpus))
     settled = _settled(spec, model, settings)
-    files.check(training, settings.files, param="training_file")
+    files.check(training, settings.files, objective=spec.method.objective, param="training_file")
     return settled
 
 

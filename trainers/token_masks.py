@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.data.encoder import Encoder
 from trainers.data.examples import Answer, Example
-from trainers.data.tokens import Encoder
 from trainers.learner import Learner
 from trainers.rows import by_leaf, on
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, set_seed
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
+from trainers.data import records
+from trainers.data.encoder import Encoder
 from trainers.data.examples import Example
-from trainers.data.records import BadLine, read_pairs
-from trainers.data.tokens import Encoder, Examples, tokenise
+from trainers.data.tokens import Examples, tokenise
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
@@ -59,16 +61,17 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     """
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
-    training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
-    _check_columns(training.rows, objective)
-    shown = _shown(assignment, encoder, limit) or training
+    training = _examples(assignment.training_path, objective, encoder, limit, "training_file")
+    shown = training
+    if assignment.validation_path is not None:
+        shown = _examples(assignment.validation_path, objective, encoder, limit, "validation_file")
     set_seed(seed)
     learner, chosen = _learner(assignment)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     data = MicroBatches(training.rows, chosen.layout)
     run = _run(assignment, out, progress, stop, me, data, parts.schedule)
-    progress.say(_opening(run, training, chosen), _packing(run, chosen))
+    progress.say(_opening(run, training, chosen), _packing(run, chosen) | training.data())
     if objective.batch_coupled():
         progress.say(_coupling(run.schedule), level="warn")
     prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
@@ -98,20 +101,20 @@ def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int
     config = AutoConfig.from_pretrained(assignment.model_path, local_files_only=True).get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(assignment.model_path, local_files_only=True)
     limit = min(objective.max_length, getattr(config, "max_position_embeddings", None) or objective.max_length)
-    return Encoder(tokenizer, config.vocab_size), limit
+    return Encoder(tokenizer, config.vocab_size, _stops(assignment.model_path)), limit
 
 
-def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> Examples | None:
-    if assignment.validation_path is None:
-        return None
-    return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+def _stops(model: Path) -> frozenset[int]:
+    """The ids at which engines end a generation, as the model's folder says."""
+    if not (model / GENERATION_CONFIG_NAME).exists():
+        return frozenset()
+    ends = GenerationConfig.from_pretrained(model, local_files_only=True).eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _check_columns(examples: Iterable[Example], objective: Objective) -> None:
-    """Every line says what the objective reads beside its texts."""
-    for example in examples:
-        for name in sorted(objective.needs().columns - example.columns.keys()):
-            raise BadLine(example.line, f"{name} is missing, which the method's settings need")
+def _examples(path: Path, objective: Objective, encoder: Encoder, limit: int, param: str) -> Examples:
+    found = records.read(path, objective.data, objective.needs().columns)
+    return tokenise(found, encoder, limit=limit, data=objective.data, param=param)
 
 
 def _dtype(objective: Objective) -> torch.dtype:

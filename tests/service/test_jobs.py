@@ -303,6 +303,35 @@ def test_what_is_wrong_with_a_training_file_is_named_by_its_line(create, upload,
     assert words in error["message"]
 
 
+def test_a_file_of_another_kind_is_refused_with_the_shape_that_the_method_wants(create, upload):
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    error = create(training_file=upload(json.dumps(PAIR) + "\n" + json.dumps(chat))["id"])["error"]
+    assert (error["param"], error["code"]) == ("training_file", "invalid_training_file")
+    shape = '{"input", "preferred_output", "non_preferred_output"} or {"prompt", "chosen", "rejected"}'
+    assert error["message"] == f"pairs.jsonl: line 2: input is missing: a line is {shape}"
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "shape"),
+    [
+        ("supervised", PAIR, 'completion is missing: a line is {"messages"}, {"prompt", "completion"} or {"text"}'),
+        ("asft", {"input": {}}, 'messages is missing: a line is {"messages"}, {"prompt", "completion"} or {"text"}'),
+        ("kto", PAIR, 'completion is missing: a line is {"prompt", "completion", "label"}, label true or false'),
+    ],
+)
+def test_each_method_says_what_it_learns_from(create, upload, method, row, shape):
+    file = upload(json.dumps(row))["id"]
+    assert create(training_file=file, method={"type": method})["error"]["message"] == f"pairs.jsonl: line 1: {shape}"
+    told = {"prompt": "a", "completion": "b", "label": True}
+    assert create(training_file=upload(json.dumps(told))["id"], method={"type": method})["status"] == "queued"
+
+
+def test_a_margin_that_the_settings_read_is_missed_at_submit(create, upload):
+    method = {"type": "dpo", "dpo": {"hyperparameters": {"margin_scale": 1.0}}}
+    error = create(training_file=upload()["id"], method=method)["error"]
+    assert error["message"] == "pairs.jsonl: line 1: margin is missing, which the method's settings need"
+
+
 def test_a_file_deleted_before_its_job_starts_fails_the_job_with_a_sentence(api, create, until, upload):
     first = create("work")["id"]
     until(first, "running")
