@@ -16,17 +16,26 @@ from trainers.spec import JobSpec
 
 def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings) -> None:
     """Raises Invalid or NotFound with the field that is wrong: model, files, adapter."""
-    if spec.validation_file is not None:
-        raise Invalid("validation_file is not evaluated yet; leave it out", param="validation_file")
+    _check_evaluations(spec)
     with database.snapshot() as db:
         model = registry.find(db, spec.model, tenant=tenant)
         base = registry.base_of(db, model)
-        training = files.get(db, spec.training_file, tenant=tenant, param="training_file")
+        named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+        asked = {param: files.get(db, name, tenant=tenant, param=param) for param, name in named.items() if name}
     check_base(registry.read_config(Path(base.path)), gpu=bool(settings.gpus))
     check_lora(spec.peft.r, spec.peft.target_modules, settings.engine)
     if isinstance(model, Policy):
         _check_sum_of_ranks(model, spec, settings)
-    files.check(training, settings.files, param="training_file")
+    for param, file in asked.items():
+        files.check(file, settings.files, param=param)
+
+
+def _check_evaluations(spec: JobSpec) -> None:
+    """Some settings speak of the validation file."""
+    asked = spec.method.objective.asks_for_evaluations()
+    if asked and spec.validation_file is None:
+        sentence = f"{asked[0]} needs a validation_file"
+        raise Invalid(sentence, param=f"method.{spec.method.type}.hyperparameters.{asked[0]}")
 
 
 def _check_sum_of_ranks(model: Policy, spec: JobSpec, settings: Settings) -> None:

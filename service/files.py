@@ -74,4 +74,4 @@ def check(file: File, folder: Path, *, param: str) -> int:
     try:
         return check_pairs(folder / file.id)
     except BadLine as bad:
-        raise Invalid(f"{file.filename}: {bad}", param=param, code="invalid_training_file") from bad
+        raise Invalid(f"{file.filename}: {bad}", param=param, code=f"invalid_{param}") from bad

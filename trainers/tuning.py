@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
-from trainers import artifacts, checkpoints, precompute, ranks
+from trainers import artifacts, checkpoints, early_stopping, evaluation, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data.examples import Example
-from trainers.data.records import read_pairs
+from trainers.data.records import BadLine, read_pairs
 from trainers.data.tokens import Encoder, Examples, tokenise
-from trainers.errors import Diverged
+from trainers.errors import Diverged, Unusable
 from trainers.events import Progress
 from trainers.learner import Learner
+from trainers.manifest import Checkpoint
 from trainers.objectives import Objective
-from trainers.offline import OfflineTrainer, Run
+from trainers.offline import OfflineTrainer
 from trainers.policy import load_policy
 from trainers.probe import Chosen, choose
 from trainers.ranks import Ranks
+from trainers.run import Run, Validation
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
 from trainers.stopping import StopSignal
@@ -41,34 +44,40 @@ class Ending:
 def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal) -> Ending:
     """Train and publish; the newest checkpoint in `out` is gone on from.
 
-    Raises Unusable or BadLine, with a sentence for the job's owner, where the input is at fault.
+    Raises Unusable, with a sentence for the job's owner, where the input is at fault.
     """
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
-    training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
-    shown = _shown(assignment, encoder, limit) or training
+    training = _examples("training_file", assignment.training_path, encoder, limit)
+    held_out = None
+    if assignment.validation_path is not None:
+        held_out = _examples("validation_file", assignment.validation_path, encoder, limit)
     set_seed(seed)
     policy = load_policy(assignment, _dtype(objective))
     chosen = choose(policy.get_base_model())
     learner = Learner(policy, objective, chosen.layout)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
-    data = MicroBatches(training.rows, chosen.layout)
-    run = _run(assignment, out, progress, stop, me, data)
+    run = _run(assignment, out, progress, stop, me, MicroBatches(training.rows, chosen.layout))
+    run = _with_validation(run, held_out)
     progress.say(_opening(run, training, chosen), _packing(run, chosen))
     if objective.batch_coupled():
         progress.say(_coupling(run.schedule), level="warn")
-    prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
-    progress.say(prepared.sentence, prepared.data)
-    run = replace(run, data=replace(data, store=prepared.store))
-    trainer = OfflineTrainer(learner, _arguments(run, learner), run)
-    if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
-        _train(trainer)
-    ending = Ending(trainer.state.global_step, trainer.state.global_step < run.schedule.steps)
-    if not ending.stopped:
-        _publish(trainer, training, shown.rows, encoder)
+    run = _with_references(run, learner, encoder)
+    ending = _conduct(OfflineTrainer(learner, _arguments(run, learner), run), (held_out or training).rows, encoder)
     me.part()
     return ending
+
+
+def _conduct(trainer: OfflineTrainer, shown: Iterable[Example], encoder: Encoder) -> Ending:
+    """Train and publish, as far as nobody asks to stop."""
+    run, found = trainer.run, checkpoints.saved(trainer.run.out)
+    if run.ranks.any(run.stop.requested):
+        return Ending(found[-1].step_number if found else 0, stopped=True)
+    _train(trainer, found)
+    if trainer.is_complete:
+        _publish(trainer, shown, encoder)
+    return Ending(trainer.state.global_step, stopped=not trainer.is_complete)
 
 
 def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int]:
@@ -78,10 +87,12 @@ def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int
     return Encoder(tokenizer, config.vocab_size), limit
 
 
-def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> Examples | None:
-    if assignment.validation_path is None:
-        return None
-    return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+def _examples(param: str, path: Path, encoder: Encoder, limit: int) -> Examples:
+    """What the file of this field of the spec holds; a bad line is refused in the field's name."""
+    try:
+        return tokenise(read_pairs(path), encoder, limit=limit, param=param)
+    except BadLine as bad:
+        raise Unusable(str(bad), code="invalid_line", param=param) from bad
 
 
 def _dtype(objective: Objective) -> torch.dtype:
@@ -92,11 +103,18 @@ def _dtype(objective: Objective) -> torch.dtype:
 
 def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, data: MicroBatches) -> Run:
     objective = assignment.spec.method.objective
-    schedule = Schedule(
+    schedule = _schedule(data, objective.n_epochs, assignment, me)
+    saves = checkpoints.planned(schedule.steps, objective.checkpoints)
+    return Run(assignment, out, progress, stop, me, schedule, data, saves)
+
+
+def _schedule(data: MicroBatches, epochs: int, assignment: Assignment, me: Ranks) -> Schedule:
+    objective = assignment.spec.method.objective
+    return Schedule(
         tokens=tuple(data.layout.tokens(example) for example in data.examples),
         weights=tuple(example.weight for example in data.examples),
         token_weights=tuple(example.token_weight for example in data.examples),
-        epochs=objective.n_epochs,
+        epochs=epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
         micro_batch_tokens=objective.micro_batch_tokens,
@@ -104,8 +122,26 @@ def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
         rank=me.rank,
         seed=assignment.spec.seed,
     )
-    saves = checkpoints.planned(schedule.steps, objective.checkpoints)
-    return Run(assignment, out, progress, stop, me, schedule, data, saves)
+
+
+def _with_validation(run: Run, held_out: Examples | None) -> Run:
+    """The run with what it evaluates between steps, where its job names a validation file."""
+    if held_out is None:
+        return run
+    run.progress.say(f"Validating on {held_out.describe()}")
+    data = MicroBatches(held_out.rows, run.data.layout)
+    steps = evaluation.planned(run.schedule.steps, run.saves, run.objective.eval_steps)
+    return replace(run, validation=Validation(data, _schedule(data, 1, run.assignment, run.ranks), steps))
+
+
+def _with_references(run: Run, learner: Learner, encoder: Encoder) -> Run:
+    """The run with the reference's states of its files, where they are kept."""
+    files = {"training_file": run.data}
+    if run.validation is not None:
+        files["validation_file"] = run.validation.data
+    files = precompute.prepare(learner, files, run, encoder.tokenizer)
+    held_out = replace(run.validation, data=files["validation_file"]) if run.validation is not None else None
+    return replace(run, data=files["training_file"], validation=held_out)
 
 
 def _arguments(run: Run, learner: Learner) -> Any:
@@ -134,23 +170,41 @@ def _coupling(schedule: Schedule) -> str:
     return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
 
 
-def _train(trainer: OfflineTrainer) -> None:
-    found = checkpoints.saved(trainer.run.out)
+def _train(trainer: OfflineTrainer, found: Sequence[Checkpoint]) -> None:
     if not found:
         trainer.train()
         return
     trainer.run.progress.say(f"Going on from the checkpoint at step {found[-1].step_number}")
-    trainer.train(resume_from_checkpoint=str(trainer.run.out / found[-1].path))
+    trainer.go_on(found[-1])
 
 
-def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Example], encoder: Encoder) -> None:
-    run = trainer.run
-    run.progress.say("Publishing")
+def _published_step(trainer: OfflineTrainer, found: Sequence[Checkpoint]) -> int:
+    """After which step the policy is published, told to the job's owner; the trainer's weights are those then."""
+    run, history = trainer.run, trainer.state.log_history
+    step: int = trainer.state.global_step
+    best = early_stopping.lowest(found, history) if run.objective.keep == "best" else None
+    if best is None:
+        run.progress.say("Publishing")
+        return step
+    losses = early_stopping.evaluations(history)
+    loss, which = losses[best.step_number], f"the lowest validation loss of {len(found)} checkpoints"
+    data = {"published_step": best.step_number, "valid_loss": loss}
+    run.progress.say(f"Publishing the policy after step {best.step_number}: {loss:.4f} is {which}", data)
+    if loss >= losses.get(0, inf):
+        run.progress.say(f"The validation loss was never below {losses[0]:.4f}, that of the start", level="warn")
+    if best.step_number != step:
+        trainer.load_weights(best)
+    return best.step_number
+
+
+def _publish(trainer: OfflineTrainer, shown: Iterable[Example], encoder: Encoder) -> None:
+    run, found = trainer.run, checkpoints.saved(trainer.run.out)
+    step = _published_step(trainer, found)
     size = run.objective.micro_batch_size
     masks = token_masks(trainer.model, list(shown), encoder, micro_batch_size=size, device=run.ranks.device)
     learned = artifacts.Learned.of(trainer.model, run.assignment)
     if not learned.is_finite():
-        raise Diverged(run.schedule.steps)
+        raise Diverged(step)
     if not run.ranks.speaks:
         return
     artifacts.publish(
@@ -158,8 +212,8 @@ def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Exampl
         run.assignment,
         learned,
         masks,
-        history=trainer.state.log_history,
-        checkpoints=checkpoints.saved(run.out),
-        trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
+        history=[record for record in trainer.state.log_history if record["step"] <= step],
+        checkpoints=found,
+        trained_tokens=sum(run.data.examples[e].tokens for e in run.schedule.trained(trainer.state.global_step)),
     )
     precompute.discard(run.out)
