@@ -46,7 +46,8 @@ def tokenise(pairs: Iterable[Pair], encoder: Encoder, *, limit: int, param: str 
         else:
             kept.rows.append(row)
     if not kept.rows:
-        sentence = f"no pair is left to train on: {kept.describe()}"
+        purpose = "train on" if param == "training_file" else "evaluate on"
+        sentence = f"no pair is left to {purpose}: {kept.describe()}"
         raise Unusable(sentence, code="no_usable_pairs", param=param)
     return kept
 
