@@ -111,7 +111,8 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
     def _logs_next(self) -> bool:
         """Whether the step under way will be logged, as far as can be known before it."""
         step = self.state.global_step + 1
-        return step == 1 or step % self.args.logging_steps == 0 or step in self.run.saves
+        evaluated = self.run.validation is not None and step in self.run.validation.steps
+        return step == 1 or step % self.args.logging_steps == 0 or step in self.run.saves or evaluated
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
