@@ -76,4 +76,4 @@ def check(file: File, folder: Path, *, objective: Objective, param: str) -> int:
     try:
         return records.check(folder / file.id, objective.data, objective.needs().columns)
     except BadLine as bad:
-        raise Invalid(f"{file.filename}: {bad}", param=param, code="invalid_training_file") from bad
+        raise Invalid(f"{file.filename}: {bad}", param=param, code=f"invalid_{param}") from bad

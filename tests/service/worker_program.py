@@ -32,7 +32,8 @@ def stop(*_: object) -> None:
 signal.signal(signal.SIGTERM, stop)
 (out / "token").write_text(os.environ["PREFSERVE_ATTEMPT_TOKEN"])
 say(1, "Step 1/2: training loss=0.69", "metrics", step=1, total_steps=2, train_loss=0.69, eta_seconds=60)
-say(2, "Checkpoint", checkpoint={"step_number": 2, "path": "checkpoints/step-2", "metrics": {"train_loss": 0.5}})
+metrics = {"train_loss": 0.5} | ({"valid_loss": 0.6} if assignment["validation_path"] else {})
+say(2, "Checkpoint", checkpoint={"step_number": 2, "path": "checkpoints/step-2", "metrics": metrics})
 if act == "work":
     time.sleep(120)
 elif act == "die":
