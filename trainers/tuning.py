@@ -208,7 +208,7 @@ def _packing(run: Run, chosen: Chosen) -> dict[str, Any]:
 
 def _coupling(schedule: Schedule) -> str:
     share = f"each forward pass (at most {schedule.micro_batch_size} of {schedule.batch_size})"
-    return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
+    return f"The loss compares the examples of {share}: micro_batch_size and processes change what is learned"
 
 
 def _train(trainer: OfflineTrainer, found: Sequence[Checkpoint]) -> None:
