@@ -195,17 +195,32 @@ def test_a_relaunch_publishes_what_had_ended_early(spent, finish, assign, contra
 
 
 def test_a_relaunch_goes_on_counting_the_evaluations_without_improvement(launch, finish, assign, contrary):
-    asked = assign("dpo", validation_path=contrary, n_epochs=200, eval_steps=20, early_stopping_patience=4)
+    asked = assign("dpo", validation_path=contrary, n_epochs=50, eval_steps=10, early_stopping_patience=10)
     attempt = launch(asked)
-    attempt.wait_for_step(41)
+    attempt.wait_for_step(21)
     attempt.process.send_signal(signal.SIGTERM)
     assert attempt.wait() == STOPPED
     stopped = attempt.outcome()["step"]
-    assert 40 < stopped < 80, "it must be stopped between the second and the last evaluation"
+    assert 20 < stopped < 100, "it must be stopped between the second evaluation and the last"
     again = finish(asked, out=attempt.out)
-    assert again.manifest().steps == again.metrics()[-1]["step"] == 80
-    assert list(evaluations(again)) == [0, 20, 40, 60, 80]
+    assert again.manifest().steps == again.metrics()[-1]["step"] == 100
+    assert list(evaluations(again)) == list(range(0, 101, 10))
     assert len(sentences(again, "Before the first step")) == 1
+
+
+def test_an_evaluation_that_a_stop_had_left_out_is_made_up_for(validated, finish, assign, held_out, dropout, tmp_path):
+    out = shutil.copytree(validated.out, tmp_path / "out")
+    (out / "manifest.json").unlink()
+    state = out / "checkpoints" / "step-9" / "trainer_state.json"
+    left = json.loads(state.read_text())
+    last = left["log_history"][-1]
+    assert last["step"] == 9
+    left["log_history"][-1] = {name: value for name, value in last.items() if not name.startswith("valid")}
+    state.write_text(json.dumps(left))
+    again = finish(assign("dpo", validation_path=held_out, eval_steps=2, **dropout), out=out)
+    assert sentences(again, "After step 9: ") == [f"After step 9: validation loss={last['valid_loss']:.4f}"]
+    assert again.manifest().metrics == pytest.approx(validated.manifest().metrics, rel=1e-6)
+    assert again.manifest().files == validated.manifest().files
 
 
 def test_a_line_of_the_validation_file_that_the_model_cannot_take_is_named_with_its_field(launch, assign, tmp_path):
@@ -218,33 +233,33 @@ def test_a_line_of_the_validation_file_that_the_model_cannot_take_is_named_with_
     assert error["message"].startswith("line 1: the non-preferred answer holds token id 999")
 
 
-def wait_for(path: Path, pattern: str, attempt) -> Path:
+def wait_until_written(pattern: str, attempt) -> None:
     deadline = time.monotonic() + 100
-    while not (found := list(path.glob(pattern))):
+    while not any(any(path.read_bytes()) for path in attempt.out.glob(pattern)):
         assert attempt.process.poll() is None, attempt.log()
         assert time.monotonic() < deadline, attempt.log()
-        time.sleep(0.005)
-    return found[0]
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_a_stop_while_the_references_states_are_computed_is_heeded_and_gone_on_from(
     launch, finish, assign, id_rows, write_rows, tmp_path, ranks
 ):
-    file = write_rows(tmp_path / "pairs.jsonl", id_rows(1500))
-    asked = assign("dpo", training_path=file, batch_size=256, micro_batch_size=64, micro_batch_tokens=24)
+    file = write_rows(tmp_path / "pairs.jsonl", id_rows(600))
+    how = {"batch_size": 256, "micro_batch_tokens": 24}  # a pass for almost every pair
+    asked = assign("dpo", training_path=file, validation_path=file, **how)
     attempt = launch(asked, ranks=ranks)
-    wait_for(attempt.out, "reference/*/states.bin", attempt)
+    wait_until_written("reference/*/states.bin", attempt)
     attempt.process.send_signal(signal.SIGTERM)
-    assert attempt.wait() == STOPPED if not ranks else attempt.wait()
+    assert attempt.wait() == (1 if ranks else STOPPED)  # torchrun's own status
     assert attempt.outcome() == {"state": "stopped", "step": 0}
     [left] = [json.loads(path.read_text()) for path in attempt.out.glob("reference/*/paused.json")]
-    assert left["passes"] >= 0
+    assert left["passes"] > 0
     [sentence] = sentences(attempt, "Reference states interrupted after ")
     assert sentence.startswith(f"Reference states interrupted after {left['passes']} of ")
     again = finish(asked, ranks=ranks, out=attempt.out)
-    if left["passes"]:
-        assert sentences(again, f"Reference states completed from pass {left['passes'] + 1}:")
-    # what is missing from the store, or in the wrong place, is no log 2
-    assert again.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert again.manifest().steps == 6
+    assert sentences(again, f"Reference states completed from pass {left['passes'] + 1}:")
+    # both files are the same, and so is their store: what is missing in it, or in the wrong place, is no log 2
+    assert sentences(again, "Reference states of the validation file found from an earlier launch")
+    assert evaluations(again)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert again.manifest().steps == 3
