@@ -26,7 +26,8 @@ def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings)
     check_lora(spec.peft.r, spec.peft.target_modules, settings.engine)
     if isinstance(model, Policy):
         _check_sum_of_ranks(model, spec, settings)
-    files.check(training, settings.files, param="training_file")
+    bounds = {"line_bytes": settings.max_line_bytes, "nesting": settings.max_nesting}
+    files.check(training, settings.files, param="training_file", **bounds)
 
 
 def _check_sum_of_ranks(model: Policy, spec: JobSpec, settings: Settings) -> None:

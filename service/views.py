@@ -55,11 +55,14 @@ class FileObject(View):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
+    status_details: None = None
+    expires_at: int | None
 
     @classmethod
     def of(cls, row: File) -> Self:
         """From the row."""
-        return cls(id=row.id, bytes=row.bytes, created_at=row.created_at, filename=row.filename, purpose=row.purpose)
+        own = ("id", "bytes", "created_at", "filename", "purpose", "expires_at")
+        return cls(**{name: getattr(row, name) for name in own})
 
 
 class ModelObject(View):
@@ -173,7 +176,7 @@ class FineTuningJob(View):
             organization_id=organization,
             status=job.status,
             hyperparameters={name: getattr(spec.method.objective, name) for name in names},
-            result_files=[],
+            result_files=[job.result_file] if job.result_file else [],
             trained_tokens=job.trained_tokens,
             error=job.error,
             estimated_finish=job.estimated_finish,
@@ -185,4 +188,8 @@ class FineTuningJob(View):
 def _reason(job: Job) -> str | None:
     if job.status is Status.RUNNING and job.cancel_requested:
         return "cancellation requested"
+    if job.status is Status.RUNNING and job.pause_requested:
+        return "pause requested"
+    if job.status is Status.QUEUED and job.reason is None:
+        return "waits for the scheduler's next look"
     return job.reason

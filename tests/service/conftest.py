@@ -24,10 +24,17 @@ PAIR = {
 }
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Every test over the API runs on both databases."""
+    return request.getfixturevalue("postgres").database() if request.param == "postgresql" else None
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
     return Settings(
         home=tmp_path / "home",
+        database_url=database_url,
         trainer_python=PROGRAM,
         serving_python=tmp_path / "no-serving-environment" / "bin" / "python",
         extensions_dir=tmp_path / "extensions",
