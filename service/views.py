@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from service import jobs
+from service import checkpoints, jobs
 from service.db.tables import BaseModelRow, Event, File, Job, Policy
 from service.events import PREFIX
 from service.states import Status
@@ -119,14 +119,14 @@ class Checkpoint(View):
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, row: Event, job: Job) -> Self:
+    def of(cls, row: Event, job: Job, organization: str) -> Self:
         """From the event that announced it."""
         checkpoint = (row.data or {})["checkpoint"]
         step = checkpoint["step_number"]
         return cls(
             id=f"ftckpt_{row.number}",
             created_at=row.created_at,
-            fine_tuned_model_checkpoint=f"{job.id}:ckpt-step-{step}",
+            fine_tuned_model_checkpoint=checkpoints.model_id(job, organization, step),
             fine_tuning_job_id=job.id,
             step_number=step,
             metrics={"step": step, **checkpoint["metrics"]},

@@ -111,10 +111,12 @@ def list_checkpoints(
     job_id: str,
     caller: Caller,
     db: Reading,
+    parts: Parts,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> ListOf[Checkpoint]:
     """The checkpoints that a job wrote, newest first."""
     job = jobs.get(db, job_id, tenant=caller.tenant)
     found = events.checkpoints(db, job.id, Page(limit, after))
-    return ListOf.of([Checkpoint.of(event, job) for event in found.rows], has_more=found.has_more)
+    organization = parts.settings.organization
+    return ListOf.of([Checkpoint.of(event, job, organization) for event in found.rows], has_more=found.has_more)

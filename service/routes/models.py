@@ -43,6 +43,8 @@ def delete(model: str, caller: Caller, db: Db, parts: Parts) -> Deleted:
     found = registry.find(db, model, tenant=caller.tenant)
     if not isinstance(found, Policy):
         raise Invalid(f"{model} is a base model; only policies can be deleted", param="model")
+    if found not in db:
+        raise Invalid(f"{model} is a checkpoint: it goes with its policy", param="model")
     parts.unload(registry.servable(db, found))
     registry.delete(db, found)
     return Deleted(id=model, object="model")
