@@ -96,9 +96,9 @@ def is_in(text: str, networks: Sequence[Network]) -> bool:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the public internet, also behind what maps or tunnels IPv4."""
-    address = ip_address(text.partition("%")[0])
-    return all(one.is_global and not one.is_multicast and not one.is_reserved for one in {address, _inside(address)})
+    """Whether an address is one of the public internet; where it maps or tunnels IPv4, the one inside counts."""
+    reached = _inside(ip_address(text.partition("%")[0]))
+    return reached.is_global and not reached.is_multicast and not reached.is_reserved
 
 
 def _inside(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
