@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.db.tables import Event, Job, Policy
 from service.launchers.base import attempt_name
+from trainers import manifest
+from trainers.manifest import NAME as MANIFEST
+from trainers.manifest import Manifest
+from trainers.protocol import SPEC
+from trainers.spec import Assignment
 
 ID = re.compile(
     r"(?P<policy>ft:(?P<base>[^:]+):[a-z0-9-]+:(?P<suffix>[^:]*):(?P<job>[0-9a-f]{1,40})):ckpt-step-(?P<step>\d{1,9})"
 )
+
+
+def is_one(model: Policy) -> bool:
+    """Whether this is a checkpoint, which no table holds."""
+    return ID.fullmatch(model.id) is not None
 
 
 def model_id(job: Job, organization: str, step: int) -> str:
@@ -53,11 +64,23 @@ def _policy(db: Session, job: Job, model: str, base: str, step: int) -> Policy |
     event = next((e for e in db.scalars(announced) if (e.data or {})["checkpoint"]["step_number"] == step), None)
     if event is None:
         return None
-    attempt = attempt_name(job.id, event.attempt)
-    path = Path(job.root or "") / attempt / (event.data or {})["checkpoint"]["path"] / "adapter"
+    folder = Path(job.root or "") / attempt_name(job.id, event.attempt)
     try:
-        rank = int(json.loads((path / "adapter_config.json").read_text())["r"])
+        made = _made(folder, (event.data or {})["checkpoint"]["path"])
     except FileNotFoundError:
-        return None
+        return None  # not kept, or merged weights whose job has not ended
     own = {"id": model, "tenant": job.tenant, "job": job.id, "base": base, "created_at": event.created_at}
-    return Policy(**own, adapter=f"{attempt}-step-{step}", path=str(path), rank=rank)
+    return Policy(**own, **made, adapter=f"{folder.name}-step-{step}")
+
+
+def _made(folder: Path, place: str) -> dict[str, Any]:
+    """What of a policy its attempt's folder says. Raises FileNotFoundError where it is not (yet) to be served."""
+    assignment = Assignment.model_validate_json((folder / SPEC).read_text())
+    kind = assignment.spec.served_as
+    weights = folder / place / kind
+    if kind == "merged":
+        files = Manifest.model_validate_json((folder / MANIFEST).read_text()).files
+        (weights / "config.json").stat()
+        return {"kind": kind, "path": str(weights), "digest": manifest.folder_digest(files, f"{place}/{kind}")}
+    rank = int(json.loads((weights / "adapter_config.json").read_text())["r"])
+    return {"kind": kind, "path": str(weights), "rank": rank, "merged": assignment.merged_model}

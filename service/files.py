@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from service import ids, lines, pages
 from service.db.tables import File, now
 from service.errors import Invalid, NotFound, TooLarge
-from trainers.data.records import BadLine, check_pairs
+from trainers.data import records
+from trainers.data.lines import BadLine
+from trainers.objectives import Objective
 
 TRAINING = "fine-tune"
 #: OpenAI's list; only files for `fine-tune` mean something to this service, the others are kept as they are
@@ -114,13 +116,13 @@ def sweep(db: Session, folder: Path) -> None:
         _forget(db, file, folder)
 
 
-def check(file: File, folder: Path, *, param: str, line_bytes: int, nesting: int) -> int:
-    """Count the preference pairs in a file; Invalid names the first line that is none."""
+def check(file: File, folder: Path, *, objective: Objective, param: str, line_bytes: int, nesting: int) -> int:
+    """Count the lines that the objective can learn from; Invalid names the first that is none."""
     if file.purpose != TRAINING:
         raise Invalid(f"{file.id} was uploaded for {file.purpose!r}; training needs {TRAINING!r}", param=param)
     try:
         lines.check(folder / file.id, line_bytes=line_bytes, nesting=nesting)
-        return check_pairs(folder / file.id)
+        return records.check(folder / file.id, objective.data, objective.needs().columns)
     except BadLine as bad:
         raise Invalid(f"{file.filename}: {bad}", param=param, code="invalid_training_file") from bad
 

@@ -18,6 +18,11 @@ from service.states import ENDED, Status
 from service.turns import Entry, Room
 from trainers.spec import JobSpec
 
+SERVED = {
+    "adapter": "served as an adapter in its base model's engine",
+    "merged": "served as merged weights by an engine of its own",
+}
+
 
 def create(db: Session, spec: JobSpec, *, tenant: str, room: Room, origin: Origin) -> Job:
     """Queue a job, or give back the one that this very request has queued already.
@@ -27,7 +32,7 @@ def create(db: Session, spec: JobSpec, *, tenant: str, room: Room, origin: Origi
     slots = spec.resources.slots
     if slots > room.most:
         raise Invalid(f"the job wants {slots} slots, this service has {room.most} for you", param="resources.slots")
-    digest = origin.digest(spec)
+    digest = origin.digest()
     if known := requests.earlier(db, origin, digest, tenant=tenant):
         return known
     job_id = ids.new("ftjob")
@@ -44,7 +49,7 @@ def create(db: Session, spec: JobSpec, *, tenant: str, room: Room, origin: Origi
     }
     if not insert_once(db, Job, row):  # the same key, committed by another service since the look above
         return create(db, spec, tenant=tenant, room=room, origin=origin)
-    events.say(db, job_id, f"Created: {job_id} ({spec.method.type} on {spec.model})")
+    events.say(db, job_id, f"Created: {job_id} ({spec.method.type} on {spec.model}, {SERVED[spec.served_as]})")
     return db.get_one(Job, job_id)
 
 

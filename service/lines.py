@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainers.data.records import BadLine
+from trainers.data.lines import BadLine
 
 OPENING, CLOSING, QUOTE, ESCAPE = frozenset(b"[{"), frozenset(b"]}"), ord('"'), ord("\\")
 

@@ -22,13 +22,14 @@ class Origin:
     """How a creation was asked for. The official client repeats a request without a key, but counts its tries."""
 
     credential: str
+    asked: JobSpec
     key: str | None = None  #: `Idempotency-Key`
     retried: bool = False  #: `x-stainless-retry-count` above 0
     began: int = field(default_factory=now)
 
-    def digest(self, spec: JobSpec) -> str:
-        """SHA-256 of who asks and what for."""
-        asked = json.dumps([self.credential, spec.model_dump(mode="json")], sort_keys=True)
+    def digest(self) -> str:
+        """SHA-256 of who asks and what for, before anything of it was settled."""
+        asked = json.dumps([self.credential, self.asked.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(asked.encode()).hexdigest()
 
 

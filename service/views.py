@@ -10,6 +10,7 @@ from service import checkpoints, jobs
 from service.db.tables import BaseModelRow, Event, File, Job, Policy
 from service.events import PREFIX
 from service.states import Status
+from trainers.spec import Serving
 
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -134,7 +135,7 @@ class Checkpoint(View):
 
 
 class FineTuningJob(View):
-    """A job; `status_reason`, `peft`, `resources` and `attempt` are ours beside OpenAI's keys."""
+    """A job; `status_reason`, `peft`, `serving`, `resources` and `attempt` are ours beside OpenAI's keys."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -156,6 +157,7 @@ class FineTuningJob(View):
     metadata: dict[str, str] | None
     suffix: str | None
     peft: dict[str, Any]
+    serving: Serving
     resources: dict[str, Any]
     attempt: int
     status_reason: str | None
@@ -170,6 +172,7 @@ class FineTuningJob(View):
         return cls(
             **{name: asked[name] for name in own},
             id=job.id,
+            serving=spec.served_as,
             created_at=job.created_at,
             finished_at=job.finished_at,
             fine_tuned_model=job.model,

@@ -1,4 +1,4 @@
-"""What an attempt leaves in `out/`: adapter, objective state, token masks, and last of all the manifest."""
+"""What an attempt leaves in `out/`: adapter or merged weights, objective state, token masks, and last the manifest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from trainers import adapters, manifest, token_masks
 from trainers.adapters import Adapter
 from trainers.learner import Learner
 from trainers.manifest import Checkpoint, Manifest
+from trainers.merged import Merged
 from trainers.spec import Assignment
 
-ADAPTER, OBJECTIVE = "adapter", "objective"
+ADAPTER, MERGED, OBJECTIVE = "adapter", "merged", "objective"
 #: final metrics are means over this share of the run's log
 CLOSING_SHARE = 0.1
 
@@ -29,32 +30,41 @@ CLOSING_SHARE = 0.1
 class Learned:
     """A copy on the CPU of all that was trained."""
 
-    adapter: Adapter
+    weights: Adapter | Merged
     objective: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, learner: Learner, assignment: Assignment) -> Learned:
-        """The adapter on the plain base (an earlier one joined in) and the objective's state; on every rank."""
-        adapter = adapters.trained(learner.policy)
-        if assignment.adapter_path is not None:
-            adapter = adapters.joined(adapters.read(assignment.adapter_path), adapter)
+    def of(cls, learner: Learner, assignment: Assignment, *, keep: bool) -> Learned:
+        """On every rank; those that do not `keep` it hold none of what is merged."""
         modules = learner.objective_modules
-        state = {name: adapters.full(p) for name, p in modules.named_parameters()} if modules else {}
-        return cls(adapter, state)
+        state = adapters.copies(modules.named_parameters()) if modules else {}
+        return cls(_weights(learner.policy, assignment, keep=keep), state)
 
     def is_finite(self) -> bool:
         """Whether every number of it is one."""
-        parts = [part for pair in self.adapter.layers.values() for part in pair]
-        return all(bool(part.isfinite().all()) for part in [*parts, *self.objective.values()])
+        return self.weights.is_finite() and all(bool(part.isfinite().all()) for part in self.objective.values())
 
-    def write(self, folder: Path, base_model: str) -> None:
-        """`adapter/` and, beside it, `objective/mask.safetensors`, replacing what is there."""
-        for name in (ADAPTER, OBJECTIVE):
+    def write(self, folder: Path, assignment: Assignment) -> None:
+        """`adapter/` or `merged/` and, beside it, `objective/mask.safetensors`, replacing what is there."""
+        for name in (ADAPTER, MERGED, OBJECTIVE):
             shutil.rmtree(folder / name, ignore_errors=True)
-        adapters.write(self.adapter, folder / ADAPTER, base_model)
+        if isinstance(self.weights, Adapter):
+            adapters.write(self.weights, folder / ADAPTER, assignment.base_model)
+        else:
+            self.weights.write(folder / MERGED, assignment)
         if self.objective:
             (folder / OBJECTIVE).mkdir()
             save_file(dict(self.objective), folder / OBJECTIVE / "mask.safetensors", {"format": "pt"})
+
+
+def _weights(policy: Any, assignment: Assignment, *, keep: bool) -> Adapter | Merged:
+    """The adapter on the plain base (an earlier one joined in), or all that merged weights are made of."""
+    if assignment.spec.served_as == MERGED:
+        return Merged.of(policy, keep=keep)
+    adapter = adapters.trained(policy)
+    if assignment.adapter_path is None:
+        return adapter
+    return adapters.joined(adapters.read(assignment.adapter_path), adapter)
 
 
 def publish(
@@ -68,22 +78,26 @@ def publish(
     trained_tokens: int,
 ) -> Manifest:
     """Write everything, then the manifest; `history` is the run's log, one entry per logged step."""
-    learned.write(out, assignment.base_model)
+    learned.write(out, assignment)
     (out / token_masks.NAME).write_text(json.dumps(masks, allow_nan=False))
-    servable = [out / checkpoint.path / ADAPTER for checkpoint in checkpoints]
+    kind = assignment.spec.served_as
+    adapter = learned.weights if isinstance(learned.weights, Adapter) else None
+    servable = [out / checkpoint.path / kind for checkpoint in checkpoints]
     made = Manifest(
         job=assignment.job,
         attempt=assignment.attempt,
         created_at=int(time.time()),
+        kind=kind,
         base_model=assignment.base_model,
         base_digest=assignment.model_digest,
-        rank=learned.adapter.rank,
-        target_modules=learned.adapter.target_modules,
+        merged_model=assignment.merged_model if adapter else None,
+        rank=adapter.rank if adapter else None,
+        target_modules=adapter.target_modules if adapter else [],
         trained_tokens=trained_tokens,
         steps=int(history[-1]["step"]),
         metrics=closing(history),
         checkpoints=list(checkpoints),
-        files=manifest.stored_files(out, [out / ADAPTER, out / OBJECTIVE, out / token_masks.NAME, *servable]),
+        files=manifest.stored_files(out, [out / kind, out / OBJECTIVE, out / token_masks.NAME, *servable]),
     )
     manifest.write(made, out)
     return made

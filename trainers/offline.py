@@ -1,4 +1,4 @@
-"""Training on a fixed set of pairs: transformers.Trainer with DeepSpeed under it, one rule of normalisation over it."""
+"""Training on a fixed set of examples: transformers.Trainer and DeepSpeed under one rule of normalisation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing_extensions import override
 
 from trainers import checkpoints
 from trainers.arguments import parameter_groups
-from trainers.artifacts import Learned
+from trainers.artifacts import MERGED, Learned
 from trainers.collate import MicroBatches
 from trainers.drift import WARNING, first_fall
 from trainers.errors import Diverged
 from trainers.events import Progress
-from trainers.learner import Learner
+from trainers.learner import PER_EXAMPLE, PER_TOKEN, Learner
 from trainers.means import Means
 from trainers.objectives import Objective
 from trainers.ranks import Ranks
@@ -51,12 +51,8 @@ class Run:
         return self.assignment.spec.method.objective
 
 
-#: the part of the loss whose mean goes over tokens
-OVER_TOKENS = "train_loss/tokens"
-
-
 class OfflineTrainer(Trainer):  # type: ignore[misc]
-    """The loss and its gradient are means over a step's pairs and tokens, whoever computes which."""
+    """The loss and its gradient are means over a step's examples and tokens, whoever computes which."""
 
     loss_is_scaled_for_ga = True
 
@@ -83,11 +79,12 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Tensor:
-        """Σ loss over the micro-batch's units · ranks / units of the step: DeepSpeed then averages over the ranks."""
+        """Σ loss over the micro-batch's units · ranks / their weight in the step: DeepSpeed averages over the ranks."""
         weight = inputs["weight"]
-        per_pair, per_token, metrics = model(row=inputs["row"], log_kl=self._logs_next())
-        self.means.add({"train_loss": per_pair, OVER_TOKENS: per_token, **metrics}, weight=weight)
-        loss: Tensor = per_pair.sum() / inputs["step_pairs"] + per_token.sum() / inputs["step_tokens"]
+        sample = self.state.global_step if inputs["place"] == 0 and self._logs_next() else None
+        per_example, per_token, metrics = model(row=inputs["row"], sample=sample)
+        self.means.add(metrics, weight=weight)
+        loss: Tensor = per_example.sum() / inputs["step_examples"] + per_token.sum() / inputs["step_tokens"]
         loss = loss * (weight * self.run.ranks.world)
         self.finite &= loss.detach().isfinite()
         return loss
@@ -99,7 +96,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
             return  # transformers' summary at the end
         step, steps = self.state.global_step, self.state.max_steps
         record = {"step": step, "epoch": step / steps * self.run.objective.n_epochs, **self.means.take()}
-        record["train_loss"] += record.pop(OVER_TOKENS, 0.0)
+        record[PER_EXAMPLE] += record.pop(PER_TOKEN, 0.0)
         record |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}  # ZeRO-0 has no norm
         self.state.log_history.append(record)
         then, before = self.started
@@ -116,7 +113,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        """Everything a relaunch needs and an adapter that can be served; the folder appears when all of it is there."""
+        """Everything a relaunch needs and what can be served; the folder appears when all of it is there."""
         run, step = self.run, self.state.global_step
         if run.ranks.speaks:
             checkpoints.begin(run.out, step)
@@ -124,16 +121,18 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         folder = checkpoints.partial(run.out, step)
         self.model_wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=True)
         self._save_rng_state(str(folder))
-        learned = Learned.of(self.model, run.assignment)
+        learned = Learned.of(self.model, run.assignment, keep=run.ranks.speaks)
         if run.ranks.speaks:
             torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            learned.write(folder, run.assignment.base_model)
+            learned.write(folder, run.assignment)
         run.ranks.wait_for_all()
         if run.ranks.speaks:
             for script in folder.glob("*.py"):
                 script.unlink()  # DeepSpeed leaves programs beside the data
             done = checkpoints.complete(folder, _figures(self.state.log_history[-1]))
+            if run.assignment.spec.served_as == MERGED:
+                checkpoints.forget_states(run.out, newest=done)
             run.progress.say(f"Checkpoint at step {step}", {"checkpoint": done.model_dump()})
         run.ranks.wait_for_all()
 

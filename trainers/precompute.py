@@ -11,8 +11,9 @@ from typing import Any
 from trainers.collate import MicroBatches
 from trainers.learner import Learner
 from trainers.objectives import Objective
+from trainers.policy import base_of
 from trainers.ranks import Ranks
-from trainers.reference import Ingredients, ReferenceStore, Shape, digest, folder_digest, rows_digest
+from trainers.reference import Ingredients, ReferenceStore, Shape, data_digest, digest, folder_digest
 from trainers.rows import on
 from trainers.spec import Assignment
 
@@ -32,25 +33,36 @@ class Prepared:
 def prepare(
     learner: Learner, data: MicroBatches, assignment: Assignment, tokenizer: Any, out: Path, me: Ranks
 ) -> Prepared:
-    """The attempt's store for these rows, filled unless an earlier launch has; every rank must call it.
+    """The attempt's store for these examples, filled unless an earlier launch has; every rank must call it.
 
     It is kept under `out`, named by what the states depend on, and read in every epoch and after a relaunch.
     """
     objective = assignment.spec.method.objective
+    if not objective.needs().reference:
+        learner.start.begin("nothing")
+        return Prepared(None, "The objective compares with no reference", {"reference": "none"})
     shape = _shape(learner, objective)
     made_of = ingredients(assignment, data, tokenizer, shape)
-    store = ReferenceStore(out / FOLDER / made_of.digest(), data.rows, shape)
+    store = ReferenceStore(out / FOLDER / made_of.digest(), data.examples, shape)
     size = store.bytes / GB
     said = {"reference_gb": round(size, 3), "reference_store_gb": objective.reference_store_gb}
     if size > objective.reference_store_gb:
+        copied = learner.start.begin("model")
         why = f"its states would take {size:.3g} GB and reference_store_gb is {objective.reference_store_gb:g}"
-        return Prepared(None, f"The reference runs at every step: {why}", said | {"reference": "online"})
+        sentence = f"The reference runs at every step: {why}{_beside(copied)}"
+        return Prepared(None, sentence, said | {"reference": "online", "frozen_gb": round(copied / GB, 3)})
     reused = store.done
     me.wait_for_all()
     if not reused:
         _fill(store, learner, data, made_of, objective, me)
+    copied = learner.start.begin("head")
     origin = "found from an earlier launch" if reused else "computed once"
-    return Prepared(store, f"Reference states {origin}: {1000 * size:.3g} MB on disk", said | {"reference": "store"})
+    sentence = f"Reference states {origin}: {1000 * size:.3g} MB on disk{_beside(copied)}"
+    return Prepared(store, sentence, said | {"reference": "store", "frozen_gb": round(copied / GB, 3)})
+
+
+def _beside(copied: int) -> str:
+    return f"; a frozen copy of start weights takes {1000 * copied / GB:.3g} MB beside the policy" if copied else ""
 
 
 def discard(out: Path) -> None:
@@ -59,26 +71,28 @@ def discard(out: Path) -> None:
 
 
 def ingredients(assignment: Assignment, data: MicroBatches, tokenizer: Any, shape: Shape) -> Ingredients:
-    """What the states of these rows depend on."""
+    """What the states of these examples depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return Ingredients(
         model=assignment.model_digest,
         adapter=folder_digest(assignment.adapter_path),
         tokenizer=digest(backend.to_str().encode() if backend else repr(tokenizer).encode()),
         template=digest(str(tokenizer.chat_template).encode()),
-        data=rows_digest(data.rows),
+        data=data_digest(data.examples),
         max_length=assignment.spec.method.objective.max_length,
         dtype=str(shape.dtype),
         layout=data.layout.name,
         blocks=shape.blocks,
+        mask=",".join(assignment.spec.method.objective.needs().activations),
     )
 
 
 def _shape(learner: Learner, objective: Objective) -> Shape:
-    base = learner.policy.get_base_model()
+    base = base_of(learner.policy)
     config = base.config.get_text_config()
-    blocks = 1 + config.num_hidden_layers * objective.needs().ref_states
-    return Shape(blocks, config.hidden_size, base.dtype)
+    needs = objective.needs()
+    blocks = 1 + config.num_hidden_layers * needs.ref_states + learner.closed
+    return Shape(blocks, config.hidden_size, base.dtype, mask=bool(needs.activations))
 
 
 def _fill(
@@ -88,9 +102,9 @@ def _fill(
         store.create()
     me.wait_for_all()
     learner.to(me.device)
-    for pairs in _chunks(data, objective, me):
-        row = on(me.device, data.layout.collate([data.rows[pair] for pair in pairs]))
-        store.write(pairs, learner.reference_states(row))
+    for chunk in _chunks(data, objective, me):
+        row = on(me.device, data.layout.collate([data.examples[e] for e in chunk]))
+        store.write(chunk, learner.reference(row))
     me.wait_for_all()
     if me.speaks:
         store.finish(made_of)
@@ -98,16 +112,16 @@ def _fill(
 
 
 def _chunks(data: MicroBatches, objective: Objective, me: Ranks) -> Iterator[list[int]]:
-    """This rank's pairs, as many at a time as the token budget takes; of similar lengths, whoever has them."""
-    order = sorted(range(len(data.rows)), key=lambda pair: (-data.layout.tokens(data.rows[pair]), pair))
+    """This rank's examples, as many at a time as the token budget takes; of similar lengths, whoever has them."""
+    order = sorted(range(len(data.examples)), key=lambda place: (-data.layout.tokens(data.examples[place]), place))
     chunk: list[int] = []
     used = 0
-    for pair in order[me.rank :: me.world]:
-        size = data.layout.tokens(data.rows[pair])
+    for place in order[me.rank :: me.world]:
+        size = data.layout.tokens(data.examples[place])
         if chunk and used + size > objective.micro_batch_tokens:
             yield chunk
             chunk, used = [], 0
-        chunk.append(pair)
+        chunk.append(place)
         used += size
     if chunk:
         yield chunk

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, set_seed
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from trainers import artifacts, checkpoints, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
-from trainers.data.records import read_pairs
-from trainers.data.tokens import Encoder, TokenPair, TokenPairs, tokenise
+from trainers.data import records
+from trainers.data.encoder import Encoder
+from trainers.data.examples import Example
+from trainers.data.tokens import Examples, tokenise
 from trainers.errors import Diverged
 from trainers.events import Progress
 from trainers.learner import Learner
 from trainers.objectives import Objective
 from trainers.offline import OfflineTrainer, Run
-from trainers.policy import load_policy
+from trainers.peft_kinds import Full
+from trainers.policy import base_of, load_policy, load_start
 from trainers.probe import Chosen, choose
 from trainers.ranks import Ranks
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
+from trainers.start import AdapterOff, FrozenStart
 from trainers.stopping import StopSignal
 from trainers.token_masks import token_masks
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a benchmark puts in the place of a job's own: another order of the pairs, a trainer that keeps time."""
+
+    schedule: Callable[..., Schedule] = Schedule
+    trainer: type[OfflineTrainer] = OfflineTrainer
+
+
+#: a job's own
+OWN = Parts()
 
 
 @dataclass(frozen=True)
@@ -37,30 +54,30 @@ class Ending:
     stopped: bool
 
 
-def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal) -> Ending:
+def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, parts: Parts = OWN) -> Ending:
     """Train and publish; the newest checkpoint in `out` is gone on from.
 
     Raises Unusable or BadLine, with a sentence for the job's owner, where the input is at fault.
     """
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
-    training = tokenise(read_pairs(assignment.training_path), encoder, limit=limit)
-    shown = _shown(assignment, encoder, limit) or training
+    training = _examples(assignment.training_path, objective, encoder, limit, "training_file")
+    shown = training
+    if assignment.validation_path is not None:
+        shown = _examples(assignment.validation_path, objective, encoder, limit, "validation_file")
     set_seed(seed)
-    policy = load_policy(assignment, _dtype(objective))
-    chosen = choose(policy.get_base_model())
-    learner = Learner(policy, objective, chosen.layout)
+    learner, chosen = _learner(assignment)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     data = MicroBatches(training.rows, chosen.layout)
-    run = _run(assignment, out, progress, stop, me, data)
-    progress.say(_opening(run, training, chosen), _packing(run, chosen))
+    run = _run(assignment, out, progress, stop, me, data, parts.schedule)
+    progress.say(_opening(run, training, chosen), _packing(run, chosen) | training.data())
     if objective.batch_coupled():
         progress.say(_coupling(run.schedule), level="warn")
     prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
     progress.say(prepared.sentence, prepared.data)
     run = replace(run, data=replace(data, store=prepared.store))
-    trainer = OfflineTrainer(learner, _arguments(run, learner), run)
+    trainer = parts.trainer(learner, _arguments(run, learner), run)
     if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
         _train(trainer)
     ending = Ending(trainer.state.global_step, trainer.state.global_step < run.schedule.steps)
@@ -70,17 +87,34 @@ def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
     return ending
 
 
+def _learner(assignment: Assignment) -> tuple[Learner, Chosen]:
+    objective = assignment.spec.method.objective
+    dtype = _dtype(objective)
+    policy = load_policy(assignment, dtype)
+    chosen = choose(base_of(policy))
+    whole = isinstance(assignment.spec.peft, Full)
+    start = FrozenStart(policy, lambda: load_start(assignment, dtype)) if whole else AdapterOff(policy)
+    return Learner(policy, objective, chosen.layout, start), chosen
+
+
 def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int]:
     config = AutoConfig.from_pretrained(assignment.model_path, local_files_only=True).get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(assignment.model_path, local_files_only=True)
     limit = min(objective.max_length, getattr(config, "max_position_embeddings", None) or objective.max_length)
-    return Encoder(tokenizer, config.vocab_size), limit
+    return Encoder(tokenizer, config.vocab_size, _stops(assignment.model_path)), limit
 
 
-def _shown(assignment: Assignment, encoder: Encoder, limit: int) -> TokenPairs | None:
-    if assignment.validation_path is None:
-        return None
-    return tokenise(read_pairs(assignment.validation_path), encoder, limit=limit, param="validation_file")
+def _stops(model: Path) -> frozenset[int]:
+    """The ids at which engines end a generation, as the model's folder says."""
+    if not (model / GENERATION_CONFIG_NAME).exists():
+        return frozenset()
+    ends = GenerationConfig.from_pretrained(model, local_files_only=True).eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def _examples(path: Path, objective: Objective, encoder: Encoder, limit: int, param: str) -> Examples:
+    found = records.read(path, objective.data, objective.needs().columns)
+    return tokenise(found, encoder, limit=limit, data=objective.data, param=param)
 
 
 def _dtype(objective: Objective) -> torch.dtype:
@@ -89,11 +123,20 @@ def _dtype(objective: Objective) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, me: Ranks, data: MicroBatches) -> Run:
+def _run(
+    assignment: Assignment,
+    out: Path,
+    progress: Progress,
+    stop: StopSignal,
+    me: Ranks,
+    data: MicroBatches,
+    planned: Callable[..., Schedule],
+) -> Run:
     objective = assignment.spec.method.objective
-    schedule = Schedule(
-        tokens=tuple(data.layout.tokens(row) for row in data.rows),
-        chosen_tokens=tuple(len(row.chosen) for row in data.rows),
+    schedule = planned(
+        tokens=tuple(data.layout.tokens(example) for example in data.examples),
+        weights=tuple(example.weight for example in data.examples),
+        token_weights=tuple(example.token_weight for example in data.examples),
         epochs=objective.n_epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
@@ -107,14 +150,12 @@ def _run(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal
 
 
 def _arguments(run: Run, learner: Learner) -> Any:
-    trainable = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
-    gpu = run.ranks.device.type == "cuda"
-    seed = run.assignment.spec.seed
-    return arguments(run.objective, run.schedule, out=run.out, seed=seed, trainable=trainable, gpu=gpu)
+    gpu, dtype = run.ranks.device.type == "cuda", base_of(learner.policy).dtype
+    return arguments(run.assignment.spec, run.schedule, learner, out=run.out, dtype=dtype, gpu=gpu)
 
 
-def _opening(run: Run, training: TokenPairs, chosen: Chosen) -> str:
-    rate = run.objective.resolved_learning_rate()
+def _opening(run: Run, training: Examples, chosen: Chosen) -> str:
+    rate = run.assignment.spec.learning_rate()
     passes = "1 epoch" if run.schedule.epochs == 1 else f"{run.schedule.epochs} epochs"
     steps = f"{run.schedule.steps} steps, {passes}, {run.ranks.world} processes"
     return f"Training on {training.describe()} at learning rate {rate:g}: {steps}, {chosen.describe()}"
@@ -141,12 +182,12 @@ def _train(trainer: OfflineTrainer) -> None:
     trainer.train(resume_from_checkpoint=str(trainer.run.out / found[-1].path))
 
 
-def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[TokenPair], encoder: Encoder) -> None:
+def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Example], encoder: Encoder) -> None:
     run = trainer.run
     run.progress.say("Publishing")
     size = run.objective.micro_batch_size
     masks = token_masks(trainer.model, list(shown), encoder, micro_batch_size=size, device=run.ranks.device)
-    learned = artifacts.Learned.of(trainer.model, run.assignment)
+    learned = artifacts.Learned.of(trainer.model, run.assignment, keep=run.ranks.speaks)
     if not learned.is_finite():
         raise Diverged(run.schedule.steps)
     if not run.ranks.speaks:
@@ -161,3 +202,5 @@ def _publish(trainer: OfflineTrainer, training: TokenPairs, shown: Iterable[Toke
         trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
     )
     precompute.discard(run.out)
+    if run.assignment.spec.served_as == artifacts.MERGED:
+        checkpoints.forget_states(run.out)

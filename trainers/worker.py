@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from trainers.data.records import BadLine
+from trainers.data.lines import BadLine
 from trainers.errors import Unusable
 from trainers.events import Events, Progress, Silence
 from trainers.protocol import OUTCOME, TOKEN

@@ -31,8 +31,8 @@ def create(
 ) -> FineTuningJob:
     """Queue a job; it starts when its slots are free. The same request sent again gives back the same job."""
     settings = parts.settings
-    origin = Origin(caller.key, idempotency_key, retried=x_stainless_retry_count > 0)
-    admission.check(parts.database, spec, tenant=caller.tenant, settings=settings)
+    origin = Origin(caller.key, spec, idempotency_key, retried=x_stainless_retry_count > 0)
+    spec = admission.check(parts.database, spec, tenant=caller.tenant, settings=settings)
     with parts.database.transaction() as db:
         job = jobs.create(db, spec, tenant=caller.tenant, room=settings.room, origin=origin)
         return FineTuningJob.of(job, settings.organization)

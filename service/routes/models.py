@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service import registry
+from service import checkpoints, registry
 from service.db.tables import Policy
 from service.errors import Invalid
 from service.routes import Caller, Db, Parts, Reading
@@ -24,9 +24,10 @@ def listing(caller: Caller, db: Reading) -> ListOf[ModelObject]:
 
 
 @router.get("/engines")
-def engines(parts: Parts) -> dict[str, Any]:
-    """The running vLLM engines: base model, state, and the reason where one is not ready."""
-    found = parts.engines.status()
+def engines(caller: Caller, db: Reading, parts: Parts) -> dict[str, Any]:
+    """The vLLM engines of base models and of the caller's merged policies: state, and why one is not ready."""
+    own = {model.name for model in registry.bases(db)} | {p.id for p in registry.policies(db, tenant=caller.tenant)}
+    found = [engine for engine in parts.engines.status() if engine.base in own]
     listed = [{"object": "engine", "base": e.base, "state": e.state, "reason": e.reason} for e in found]
     return {"object": "list", "data": listed}
 
@@ -43,7 +44,7 @@ def delete(model: str, caller: Caller, db: Db, parts: Parts) -> Deleted:
     found = registry.find(db, model, tenant=caller.tenant)
     if not isinstance(found, Policy):
         raise Invalid(f"{model} is a base model; only policies can be deleted", param="model")
-    if found not in db:
+    if checkpoints.is_one(found):
         raise Invalid(f"{model} is a checkpoint: it goes with its policy", param="model")
     parts.unload(registry.servable(db, found))
     registry.delete(db, found)

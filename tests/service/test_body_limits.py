@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from service.db.tables import File, now
 from service.lines import check, depth
-from trainers.data.records import BadLine
+from trainers.data.lines import BadLine
 
 PAIR = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
 

@@ -61,7 +61,7 @@ def queue(parts, file, act="succeed", tenant="ada", **resources):
     with parts.database.transaction() as db:
         if db.get(File, file) is None:
             db.add(File(id=file, tenant=tenant, filename="x", purpose="fine-tune", bytes=1, sha256=""))
-        return jobs.create(db, spec, tenant=tenant, room=parts.settings.room, origin=Origin("key")).id
+        return jobs.create(db, spec, tenant=tenant, room=parts.settings.room, origin=Origin("key", spec)).id
 
 
 def look(parts, job):

@@ -5,8 +5,10 @@ What it does is chosen by the job's metadata {"act": ...}: succeed, fail, die, c
 going on from the newest checkpoint, up to metadata's `steps`), or work until it is told to stop.
 """
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -68,19 +70,28 @@ elif act == "fail":
     (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
     sys.exit(1)
 else:
+    spec, kind = assignment["spec"], assignment["spec"]["serving"]
+    files = {}
+    if kind == "merged":
+        shutil.copytree(assignment["model_path"], out / "merged", dirs_exist_ok=True)
+        (out / "merged" / "model.safetensors").write_bytes(assignment["job"].encode())
+        for path in (out / "merged").iterdir():
+            content = path.read_bytes()
+            files[f"merged/{path.name}"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest = {
         "job": assignment["job"],
         "attempt": assignment["attempt"],
         "created_at": int(time.time()),
-        "kind": "adapter",
+        "kind": kind,
         "base_model": assignment["base_model"],
         "base_digest": assignment["model_digest"],
-        "rank": assignment["spec"]["peft"]["r"],
+        "merged_model": assignment["merged_model"] if kind == "adapter" else None,
+        "rank": spec["peft"]["r"] if kind == "adapter" else None,
         "target_modules": ["q_proj"],
         "trained_tokens": 1234,
         "steps": steps,
         "metrics": {"train_loss": 0.5, "initial_loss": 0.69},
         "checkpoints": [],
-        "files": {},
+        "files": files,
     }
     (out / "manifest.json").write_text(json.dumps(manifest))
