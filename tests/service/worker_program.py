@@ -71,7 +71,8 @@ elif act == "fail":
     (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
     sys.exit(1)
 else:
-    spec, kind = assignment["spec"], assignment["spec"]["serving"]
+    spec = assignment["spec"]
+    kind = spec["serving"] or "adapter"
     files = {}
     if kind == "merged":
         shutil.copytree(assignment["model_path"], out / "merged", dirs_exist_ok=True)
