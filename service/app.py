@@ -17,11 +17,23 @@ from service.auth import Authentication
 from service.errors import Invalid, Refusal
 from service.parts import Parts
 from service.request_ids import RequestIds
-from service.routes import files, fine_tuning, health, inference, internal, models, rewards
+from service.routes import (
+    annotating,
+    files,
+    fine_tuning,
+    health,
+    inference,
+    internal,
+    models,
+    reward_models,
+    reward_shapes,
+    rewards,
+)
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SCORING = (rewards, reward_models, reward_shapes, annotating)
 #: says in the OpenAPI document that a key is needed; `Authentication` is what asks for it
 KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key."))]
 
@@ -32,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="prefserve", summary="Preference tuning and density-ratio rewards.", lifespan=_lifespan)
     app.state.parts = parts
     app.include_router(health.router)
-    for module in (files, fine_tuning, models, inference, rewards, internal):
+    for module in (files, fine_tuning, models, inference, *SCORING, internal):
         app.include_router(module.router, dependencies=KEYED)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -56,9 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _refused(_: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, Refusal)  # noqa: S101 - what it is registered for
-    # the official client would repeat a 409 three times
-    headers = {"x-should-retry": "false"} if refusal.status == 409 else {}
-    return JSONResponse(refusal.envelope(), refusal.status, headers)
+    return JSONResponse(refusal.envelope(), refusal.status, refusal.headers())
 
 
 def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -33,11 +33,11 @@ def create(db: Session, spec: JobSpec, *, tenant: str, capacity: int) -> Job:
     return job
 
 
-def get(db: Session, job_id: str, *, tenant: str) -> Job:
+def get(db: Session, job_id: str, *, tenant: str, param: str = "fine_tuning_job_id") -> Job:
     """The caller's job; NotFound for a stranger's."""
     job = db.scalar(select(Job).where(Job.id == job_id, Job.tenant == tenant))
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}", param="fine_tuning_job_id")
+        raise NotFound(f"there is no job {job_id!r}", param=param)
     return job
 
 

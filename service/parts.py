@@ -11,11 +11,13 @@ import anyio
 import httpx
 
 from service import registry
+from service.annotator import Annotator
 from service.db import Database
 from service.errors import Refusal
 from service.launchers.base import Launcher
 from service.launchers.local import LocalLauncher
 from service.scheduler import Scheduler
+from service.scores import Scores
 from service.serving.engines import Engines, Servable
 from service.serving.scoring import Scoring
 from service.settings import Settings
@@ -63,16 +65,27 @@ class Parts:
         """The scheduler over these parts."""
         return Scheduler(self.settings, self.database, self.launcher, self.load)
 
+    @property
+    def scores(self) -> Scores:
+        """How tenants' answers are scored."""
+        return Scores(self.settings, self.database, self.engines, self.scoring)
+
+    @property
+    def annotator(self) -> Annotator:
+        """What works annotations off."""
+        return Annotator(self.scores, self.settings.tick_seconds)
+
     def start(self) -> None:
-        """Begin to schedule."""
-        thread = threading.Thread(target=self.scheduler.run, args=(self.stop,), name="scheduler", daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        """Begin to schedule, and to annotate."""
+        for name, work in (("scheduler", self.scheduler.run), ("annotator", self.annotator.run)):
+            thread = threading.Thread(target=work, args=(self.stop,), name=name, daemon=True)
+            thread.start()
+            self.threads.append(thread)
 
     @property
     def scheduling(self) -> bool:
         """Whether the scheduler's thread lives."""
-        return any(thread.is_alive() for thread in self.threads)
+        return any(thread.is_alive() for thread in self.threads if thread.name == "scheduler")
 
     def load(self, model: str, tenant: str) -> None:
         """Have an engine take a policy in the background, so that the first request finds it there."""

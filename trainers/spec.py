@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 
 from pydantic import Field, create_model, model_validator
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 from trainers.objectives import AnyObjective, Objective
 
 AnObjective = TypeVar("AnObjective", bound=Objective)

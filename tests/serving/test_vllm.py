@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reward.engine import Engine
+from reward.engine import Engine, Link
 from reward.spec import Continuation, Conversation, DensityRatio, Message, ScoreOrder, ScoreRequest
 from service.errors import Invalid
 from service.serving.gateway import forward
@@ -67,7 +67,7 @@ def ids(engines, stories):
 def asked(endpoint, question):
     async def ask():
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-            return await question(Engine("model", endpoint, client))
+            return await question(Engine("model", Link(endpoint, client)))
 
     return asyncio.run(ask())
 

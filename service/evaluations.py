@@ -1,0 +1,124 @@
+"""Evaluations of rewards on preference files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from reward.evaluating import Evaluation, Judged, accuracy, by_subset
+from reward.spec import (
+    INPUTS_PER_REQUEST,
+    AnyInput,
+    AnyNamedReward,
+    Continuation,
+    Conversation,
+    Frozen,
+    ScoreList,
+    ScoreRequest,
+)
+from service import files
+from service.errors import Invalid
+from service.parts import Parts
+from trainers.data.records import BadLine, Pair, Part, read_pairs
+
+
+class EvaluationRequest(Frozen):
+    """The body of `POST /v1/rewards/evaluate`."""
+
+    model: AnyNamedReward
+    file: str = Field(min_length=1, max_length=128, description="An uploaded preference file.")
+    limit: int = Field(2000, ge=1, le=20_000, description="Pairs; the file's first.")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A pair with its line's own marks."""
+
+    pair: Pair
+    subset: str
+    preference: float
+
+    def inputs(self) -> tuple[AnyInput, AnyInput]:
+        """Both answers after the prompt."""
+        return as_input(self.pair.prompt, self.pair.chosen), as_input(self.pair.prompt, self.pair.rejected)
+
+
+def evaluate(request: EvaluationRequest, tenant: str, parts: Parts) -> Evaluation:
+    """Score both answers of every pair. Raises Invalid for a file that is none, and what scoring raises."""
+    with parts.database.snapshot() as db:
+        file = files.get(db, request.file, tenant=tenant, param="file")
+    try:
+        labelled = list(islice(read_labelled(parts.settings.files / file.id), request.limit))
+    except BadLine as bad:
+        raise Invalid(f"{file.filename}: {bad}", param="file") from bad
+    judged: list[Judged] = []
+    scored = None
+    for first in range(0, len(labelled), INPUTS_PER_REQUEST // 2):
+        chunk = labelled[first : first + INPUTS_PER_REQUEST // 2]
+        inputs = [side for pair in chunk for side in pair.inputs()]
+        scored = _scored(ScoreRequest(model=request.model, input=inputs), chunk, tenant, parts)
+        judged += _judged(chunk, [row.score for row in scored.data])
+    subsets = by_subset(judged)
+    return Evaluation(
+        model=request.model,
+        overall=accuracy(judged),
+        mean_of_subsets=sum(found.accuracy for found in subsets.values()) / len(subsets),
+        subsets=subsets,
+        provenance=scored.provenance if scored else None,
+        warnings=scored.warnings if scored else [],
+    )
+
+
+def _scored(request: ScoreRequest, chunk: Sequence[Labelled], tenant: str, parts: Parts) -> ScoreList:
+    """A refusal that names an input names the file's line instead."""
+    try:
+        return parts.scores.score(request, tenant)
+    except Invalid as refusal:
+        place = re.match(r"input\[(\d+)\]", refusal.param or "")
+        if place is None:
+            raise
+        line = chunk[int(place[1]) // 2].pair.line
+        raise Invalid(f"line {line}: {refusal.message}", param="file") from refusal
+
+
+def read_labelled(path: Path) -> Iterator[Labelled]:
+    """The file's pairs with `subset` and `preference`. Raises BadLine."""
+    pairs = read_pairs(path)
+    with path.open("rb") as source:
+        rows = ((number, row) for number, row in enumerate(source, start=1) if row.strip())
+        for pair, (number, raw) in zip(pairs, rows, strict=False):
+            row = json.loads(raw.decode("utf-8-sig"))
+            yield Labelled(pair, str(row.get("subset") or "all"), _preference(row, number))
+
+
+def as_input(prompt: Part, answer: Part) -> AnyInput:
+    """A prompt and an answer of a preference file as what is scored."""
+    if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], dict):
+        turns = [_turn(turn) for turn in (*prompt, *answer)]
+        return Conversation.model_validate({"messages": turns})
+    given = [list(part) if isinstance(part, tuple) else part for part in (prompt, answer)]
+    return Continuation.model_validate({"prompt": given[0], "response": given[1]})
+
+
+def _turn(turn: dict[str, Any]) -> dict[str, Any]:
+    role = {"developer": "system"}.get(turn["role"], turn["role"])
+    return {"role": role, "content": turn["content"]}
+
+
+def _preference(row: dict[str, Any], line: int) -> float:
+    value = row.get("preference", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise BadLine(line, "preference must be a number from 0 to 1: the share of raters for the chosen answer")
+    return float(value)
+
+
+def _judged(chunk: Sequence[Labelled], scores: Sequence[float]) -> list[Judged]:
+    pairs = zip(chunk, scores[::2], scores[1::2], strict=True)
+    return [Judged(chosen, rejected, pair.subset, pair.preference) for pair, chosen, rejected in pairs]
