@@ -111,6 +111,7 @@ class ClassifyShape(Shape):
 class GetRewardShape(Shape):
     """OpenRLHF's remote reward: whole texts, and the prompts they begin with; the model comes in the URL."""
 
+    model: str = Field("", description="Named in the URL.")
     query: list[str]
     prompts: list[str] | None = None
     labels: list[str | None] | None = None

@@ -6,7 +6,7 @@ import time
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Query
 
 from reward.shapes import ClassifyShape, GetRewardShape, GraderRun, RerankShape, ScoreShape
 from reward.spec import ScoreList, ScoreRequest
@@ -41,13 +41,13 @@ async def classify(body: ClassifyShape, caller: Caller, parts: Parts) -> dict[st
 @router.post("/get_reward")
 async def get_reward(
     model: Annotated[str, Query(min_length=1, description="OpenRLHF sends none: it is named in the URL.")],
+    body: GetRewardShape,
     caller: Caller,
     parts: Parts,
-    body: dict[str, Any] = Body(),  # noqa: B008
 ) -> dict[str, Any]:
     """OpenRLHF's remote reward."""
-    shape = GetRewardShape.model_validate(body | {"model": model})
-    return shape.answer(await _scored(asked_by(shape), caller, parts))
+    named = body.model_copy(update={"model": model})
+    return body.answer(await _scored(asked_by(named), caller, parts))
 
 
 @router.post("/v1/fine_tuning/alpha/graders/run")

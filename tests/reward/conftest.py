@@ -38,6 +38,7 @@ class Toy:
     broken: bool = False
     nan: bool = False
     says: Callable[[str], str] = str.upper  #: its answer as a chat model
+    others: dict[str, Any] = field(default_factory=dict)  #: what it answers on routes that are not vLLM's
     vectors: dict[str, list[float]] = field(default_factory=dict)  #: its embeddings
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -58,6 +59,8 @@ class Toy:
 
 def answer(toy: Toy, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """What vLLM would say."""
+    if route in toy.others:
+        return toy.others[route]
     if route == "/version":
         return {"version": "0.0.toy"}
     if route == "/v1/completions":
