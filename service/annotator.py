@@ -157,7 +157,8 @@ class Work:
         """The pairs become a file of the tenant's, in the same transaction as the end."""
         if not counts["pairs"]:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-            raise Invalid(f"no prompt gave a pair: {told}", param="reward_model", code="no_pairs")
+            why = next((f"; line {entry['line']}: {entry['why']}" for entry in _written(path) if "why" in entry), "")
+            raise Invalid(f"no prompt gave a pair: {told}{why}", param="reward_model", code="no_pairs")
         file = self._stored(path)
         with self.scores.database.transaction() as db:
             db.add(file)

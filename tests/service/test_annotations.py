@@ -143,6 +143,9 @@ def test_a_reward_that_fails_for_all_ends_it_with_a_sentence(annotate, ended, ap
     failed = ended(annotate("once upon", reward_model=composite).json()["id"])
     assert failed["counts"] == {"unscorable": 1}
     assert failed["status"] == "failed"
+    assert failed["error"]["message"].startswith(
+        "no prompt gave a pair: 1 unscorable; line 1: component n: input[0] has no"
+    )
 
 
 def test_a_name_means_all_the_way_what_it_meant_at_the_start(api, annotate, ended):
