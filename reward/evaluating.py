@@ -57,6 +57,7 @@ class Evaluation(Frozen):
     overall: Accuracy
     mean_of_subsets: float
     subsets: dict[str, Accuracy]
+    skipped: int = Field(0, description="Pairs that could not be scored and are in no figure.")
     provenance: Provenance | None = None
     warnings: list[str] = Field([], description="What is odd, in sentences.")
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from reward.evaluating import Evaluation, Judged, accuracy, by_subset
 from reward.spec import (
     INPUTS_PER_REQUEST,
+    Aggregation,
     AnyInput,
     AnyNamedReward,
     Continuation,
@@ -35,6 +36,9 @@ class EvaluationRequest(Frozen):
     model: AnyNamedReward
     file: str = Field(min_length=1, max_length=128, description="An uploaded preference file.")
     limit: int = Field(2000, ge=1, le=20_000, description="Pairs; the file's first.")
+    aggregation: Aggregation | None = Field(None, description="As of scores; None: the reward's own.")
+    truncation: Literal["error", "left"] = Field("error", description="As of scores.")
+    skip: bool = Field(False, description="Leave out pairs that cannot be scored, and count them.")
 
 
 @dataclass(frozen=True)
@@ -58,32 +62,42 @@ def evaluate(request: EvaluationRequest, tenant: str, parts: Parts) -> Evaluatio
         labelled = list(islice(read_labelled(parts.settings.files / file.id), request.limit))
     except BadLine as bad:
         raise Invalid(f"{file.filename}: {bad}", param="file") from bad
-    judged: list[Judged] = []
-    scored = None
-    for first in range(0, len(labelled), INPUTS_PER_REQUEST // 2):
-        chunk = labelled[first : first + INPUTS_PER_REQUEST // 2]
-        inputs = [side for pair in chunk for side in pair.inputs()]
-        scored = _scored(ScoreRequest(model=request.model, input=inputs), chunk, tenant, parts)
-        judged += _judged(chunk, [row.score for row in scored.data])
+    found = [
+        scored
+        for first in range(0, len(labelled), INPUTS_PER_REQUEST // 2)
+        for scored in _scored(request, labelled[first : first + INPUTS_PER_REQUEST // 2], tenant, parts)
+    ]
+    judged = [pair for chunk, scored in found for pair in _judged(chunk, [row.score for row in scored.data])]
+    if not judged:
+        raise Invalid(f"none of the {len(labelled)} pairs could be scored", param="file")
     subsets = by_subset(judged)
     return Evaluation(
         model=request.model,
         overall=accuracy(judged),
-        mean_of_subsets=sum(found.accuracy for found in subsets.values()) / len(subsets),
+        mean_of_subsets=sum(one.accuracy for one in subsets.values()) / len(subsets),
         subsets=subsets,
-        provenance=scored.provenance if scored else None,
-        warnings=scored.warnings if scored else [],
+        skipped=len(labelled) - len(judged),
+        provenance=found[-1][1].provenance,
+        warnings=found[-1][1].warnings,
     )
 
 
-def _scored(request: ScoreRequest, chunk: Sequence[Labelled], tenant: str, parts: Parts) -> ScoreList:
-    """A refusal that names an input names the file's line instead."""
+Chunk = Sequence[Labelled]
+
+
+def _scored(request: EvaluationRequest, chunk: Chunk, tenant: str, parts: Parts) -> list[tuple[Chunk, ScoreList]]:
+    """A chunk's scores, or those of its pairs that can be scored; a refusal names the file's line."""
+    inputs = [side for pair in chunk for side in pair.inputs()]
+    options = {name: getattr(request, name) for name in ("model", "aggregation", "truncation")}
     try:
-        return parts.scores.score(request, tenant)
+        return [(chunk, parts.scores.score(ScoreRequest(**options, input=inputs), tenant))]
     except Invalid as refusal:
         place = re.match(r"input\[(\d+)\]", refusal.param or "")
         if place is None:
             raise
+        if request.skip:
+            ones = [chunk[k : k + 1] for k in range(len(chunk))] if len(chunk) > 1 else []
+            return [found for one in ones for found in _scored(request, one, tenant, parts)]
         line = chunk[int(place[1]) // 2].pair.line
         raise Invalid(f"line {line}: {refusal.message}", param="file") from refusal
 

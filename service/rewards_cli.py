@@ -29,17 +29,22 @@ def evaluate(
     key: Key,
     url: Url = "http://127.0.0.1:8000",
     limit: Annotated[int, typer.Option(help="Most pairs.")] = 2000,
+    aggregation: Annotated[str | None, typer.Option(help="sum, mean or per_token_clipped.")] = None,
+    skip: Annotated[bool, typer.Option(help="Leave out pairs that cannot be scored.")] = False,
 ) -> None:
     """Show how often a reward prefers the chosen answer, per subset, with 95 % intervals."""
     reward = json.loads(model) if model.startswith("{") else model
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS) as http:
         uploaded = _asked(http, "/v1/files", files={"file": (file.name, _bytes(file))}, data={"purpose": "fine-tune"})
         try:
-            body = {"model": reward, "file": uploaded["id"], "limit": limit}
+            options = {"limit": limit, "aggregation": aggregation, "skip": skip}
+            body = {"model": reward, "file": uploaded["id"]} | options
             found = Evaluation.model_validate(_asked(http, "/v1/rewards/evaluate", json=body))
         finally:
             http.delete(f"/v1/files/{uploaded['id']}")
     console.print(_table(found))
+    if found.skipped:
+        console.print(f"{found.skipped} pairs could not be scored and are left out")
     for warning in found.warnings:
         console.print(warning)
 

@@ -127,3 +127,13 @@ def test_an_evaluation_names_the_line_that_is_wrong(api, words, upload):
         error = api.post("/v1/rewards/evaluate", json={"model": "words", "file": upload(content)["id"]}).json()["error"]
         assert words_said in error["message"]
         assert error["param"] == "file"
+
+
+def test_pairs_that_cannot_be_scored_are_left_out_and_counted_where_that_is_asked_for(api, words, upload):
+    pair = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    ids = {"prompt": [1], "chosen": [2], "rejected": [3]}
+    mixed, hopeless = (upload(lines(*rows))["id"] for rows in ((pair, ids, pair, ids), (ids, ids)))
+    found = api.post("/v1/rewards/evaluate", json={"model": "words", "file": mixed, "skip": True}).json()
+    assert (found["overall"]["pairs"], found["overall"]["accuracy"], found["skipped"]) == (2, 1, 2)
+    error = api.post("/v1/rewards/evaluate", json={"model": "words", "file": hopeless, "skip": True}).json()["error"]
+    assert error["message"] == "none of the 2 pairs could be scored"
