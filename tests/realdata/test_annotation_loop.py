@@ -54,30 +54,29 @@ def test_the_loop_raises_a_judge_that_it_has_not_seen(http, realdata, tmp_path_f
 
 def test_the_density_ratio_ranks_real_and_weak_continuations(http):
     """Real continuations against weak ones: the published measurement is 200 of 200."""
-    opening = {
-        "model": "stories",
-        "prompt": [1],
-        "n": 100,
-        "temperature": 1,
-        "max_tokens": 20,
-        "return_token_ids": True,
-    }
-    openings = []
-    for seed in (1000, 2000):
-        choices = http.post("/v1/completions", json=opening | {"seed": seed}).json()["choices"]
-        openings += [[1, *choice["token_ids"]] for choice in choices]
-    rest = {"prompt": openings, "temperature": 1, "max_tokens": 150, "seed": 5, "return_token_ids": True}
-    real, weak = (
-        http.post("/v1/completions", json=rest | {"model": model}).json()["choices"] for model in ("stories", "weak")
-    )
+    asked = {"temperature": 1, "return_token_ids": True}
+    opening = asked | {"model": "stories", "prompt": [1], "n": 50, "max_tokens": 20}
+    pairs = []
+    for seed in (1000, 2000, 3000, 4000):
+        prompts = [[1, *ids] for ids in sampled(http, opening | {"seed": seed})]
+        rest = asked | {"prompt": prompts, "max_tokens": 150, "seed": seed + 500}
+        sides = [sampled(http, rest | {"model": model}) for model in ("stories", "weak")]
+        pairs += zip(prompts, *sides, strict=True)
     model = {"type": "density_ratio", "strong": "stories", "weak": "weak"}
     right = 0
     for first in range(0, 200, 100):
-        pairs = [
-            {"first": {"prompt": p, "response": a["token_ids"]}, "second": {"prompt": p, "response": b["token_ids"]}}
-            for p, a, b in list(zip(openings, real, weak, strict=True))[first : first + 100]
+        compared = [
+            {"first": {"prompt": prompt, "response": real}, "second": {"prompt": prompt, "response": weak}}
+            for prompt, real, weak in pairs[first : first + 100]
         ]
-        answer = http.post("/v1/rewards/compare", json={"model": model, "pairs": pairs}).json()
-        right += sum(row["margin"] > 0 for row in answer["data"])
+        answer = http.post("/v1/rewards/compare", json={"model": model, "pairs": compared})
+        assert answer.status_code == 200, answer.text
+        right += sum(row["margin"] > 0 for row in answer.json()["data"])
     print(f"the density ratio ranked {right} of 200 right")
     assert right >= 199
+
+
+def sampled(http, body):
+    answer = http.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return [choice["token_ids"] for choice in answer.json()["choices"]]
