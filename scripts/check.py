@@ -11,7 +11,7 @@ CHECKS = (
     ("lint", [BIN / "ruff", "check", "."]),
     ("format", [BIN / "ruff", "format", "--check", "."]),
     ("types", [BIN / "mypy"]),
-    ("types of examples and scripts", [BIN / "mypy", "-p", "examples", "-p", "scripts"]),
+    ("types of examples, scripts and benchmarks", [BIN / "mypy", "-p", "examples", "-p", "scripts", "-p", "bench"]),
     ("import rules", [BIN / "lint-imports", "--no-logo"]),
     ("pins", [sys.executable, "-m", "scripts.check_constraints"]),
 )

@@ -15,8 +15,8 @@ from service.db.tables import Annotation, now
 from service.errors import Invalid, NotFound
 from service.settings import Settings
 from service.states import Status
+from trainers.data.lines import BadLine
 from trainers.data.prompts import read_prompts
-from trainers.data.records import BadLine
 
 UNFINISHED = (Status.QUEUED, Status.RUNNING)
 

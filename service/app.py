@@ -83,6 +83,8 @@ def _malformed(request: Request, error: Exception) -> JSONResponse:
 def _field(location: tuple[str | int, ...]) -> str | None:
     """`("body", "method", "dpo", "dpo", "hyperparameters", "beta")` → `method.dpo.hyperparameters.beta`."""
     steps = [str(step) for step in location[1:]]
+    if steps[:1] == ["peft"]:
+        del steps[1:2]  # which member of the union it was read as
     kept = [step for step, before in zip(steps, [None, *steps], strict=False) if step != before]
     return ".".join(kept) or None
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
@@ -27,7 +26,10 @@ from reward.spec import (
 from service import files
 from service.errors import Invalid
 from service.parts import Parts
-from trainers.data.records import BadLine, Pair, Part, read_pairs
+from trainers.data import lines, preference
+from trainers.data.fields import Message, Part, is_ids
+from trainers.data.lines import BadLine, Row, Wrong
+from trainers.data.prompts import plain
 
 
 class EvaluationRequest(Frozen):
@@ -43,15 +45,12 @@ class EvaluationRequest(Frozen):
 
 @dataclass(frozen=True)
 class Labelled:
-    """A pair with its line's own marks."""
+    """A pair as it is scored, with its line's own marks."""
 
-    pair: Pair
+    line: int
+    inputs: tuple[AnyInput, AnyInput]  #: chosen, rejected
     subset: str
     preference: float
-
-    def inputs(self) -> tuple[AnyInput, AnyInput]:
-        """Both answers after the prompt."""
-        return as_input(self.pair.prompt, self.pair.chosen), as_input(self.pair.prompt, self.pair.rejected)
 
 
 def evaluate(request: EvaluationRequest, tenant: str, parts: Parts) -> Evaluation:
@@ -87,7 +86,7 @@ Chunk = Sequence[Labelled]
 
 def _scored(request: EvaluationRequest, chunk: Chunk, tenant: str, parts: Parts) -> list[tuple[Chunk, ScoreList]]:
     """A chunk's scores, or those of its pairs that can be scored; a refusal names the file's line."""
-    inputs = [side for pair in chunk for side in pair.inputs()]
+    inputs = [side for pair in chunk for side in pair.inputs]
     options = {name: getattr(request, name) for name in ("model", "aggregation", "truncation")}
     try:
         return [(chunk, parts.scores.score(ScoreRequest(**options, input=inputs), tenant))]
@@ -98,38 +97,36 @@ def _scored(request: EvaluationRequest, chunk: Chunk, tenant: str, parts: Parts)
         if request.skip:
             ones = [chunk[k : k + 1] for k in range(len(chunk))] if len(chunk) > 1 else []
             return [found for one in ones for found in _scored(request, one, tenant, parts)]
-        line = chunk[int(place[1]) // 2].pair.line
+        line = chunk[int(place[1]) // 2].line
         raise Invalid(f"line {line}: {refusal.message}", param="file") from refusal
 
 
 def read_labelled(path: Path) -> Iterator[Labelled]:
-    """The file's pairs with `subset` and `preference`. Raises BadLine."""
-    pairs = read_pairs(path)
-    with path.open("rb") as source:
-        rows = ((number, row) for number, row in enumerate(source, start=1) if row.strip())
-        for pair, (number, raw) in zip(pairs, rows, strict=False):
-            row = json.loads(raw.decode("utf-8-sig"))
-            yield Labelled(pair, str(row.get("subset") or "all"), _preference(row, number))
+    """The file's pairs with `subset` and `preference`. Raises BadLine as `lines.records` does."""
+    return lines.records(path, _parse, preference.NOUN)
 
 
-def as_input(prompt: Part, answer: Part) -> AnyInput:
-    """A prompt and an answer of a preference file as what is scored."""
-    if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], dict):
-        turns = [_turn(turn) for turn in (*prompt, *answer)]
-        return Conversation.model_validate({"messages": turns})
-    given = [list(part) if isinstance(part, tuple) else part for part in (prompt, answer)]
-    return Continuation.model_validate({"prompt": given[0], "response": given[1]})
+def _parse(number: int, row: Row) -> Labelled:
+    pair = preference.parse(number, row)
+    both = as_input(pair.prompt, pair.chosen, "chosen"), as_input(pair.prompt, pair.rejected, "rejected")
+    return Labelled(number, both, str(row.get("subset") or "all"), _preference(row))
 
 
-def _turn(turn: dict[str, Any]) -> dict[str, Any]:
-    role = {"developer": "system"}.get(turn["role"], turn["role"])
-    return {"role": role, "content": turn["content"]}
+def as_input(prompt: Part, answer: Part, name: str) -> AnyInput:
+    """A prompt and an answer of a preference file as what is scored; Wrong for what no reward reads."""
+    if not answer:
+        raise Wrong(f"{name} is empty")
+    if isinstance(prompt, str) or is_ids(prompt):
+        given = [part if isinstance(part, str) else list(part) for part in (prompt, answer)]
+        return Continuation.model_validate({"prompt": given[0], "response": given[1]})
+    messages = cast("tuple[Message, ...]", (*prompt, *answer))
+    return Conversation.model_validate({"messages": plain(messages, "messages")})
 
 
-def _preference(row: dict[str, Any], line: int) -> float:
+def _preference(row: Row) -> float:
     value = row.get("preference", 1.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise BadLine(line, "preference must be a number from 0 to 1: the share of raters for the chosen answer")
+        raise Wrong("preference must be a number from 0 to 1: the share of raters for the chosen answer")
     return float(value)
 
 

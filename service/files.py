@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from service import ids, pages
 from service.db.tables import File
 from service.errors import Invalid, NotFound, TooLarge
-from trainers.data.records import BadLine, check_pairs
+from trainers.data import records
+from trainers.data.lines import BadLine
+from trainers.objectives import Objective
 
 CHUNK = 2**20
 PURPOSE = "fine-tune"
@@ -69,9 +71,9 @@ def delete(db: Session, file_id: str, folder: Path, *, tenant: str) -> None:
     event.listen(db, "after_commit", lambda _: (folder / file_id).unlink(missing_ok=True), once=True)
 
 
-def check(file: File, folder: Path, *, param: str) -> int:
-    """Count the preference pairs in a file; Invalid names the first line that is none."""
+def check(file: File, folder: Path, *, objective: Objective, param: str) -> int:
+    """Count the lines that the objective can learn from; Invalid names the first that is none."""
     try:
-        return check_pairs(folder / file.id)
+        return records.check(folder / file.id, objective.data, objective.needs().columns)
     except BadLine as bad:
-        raise Invalid(f"{file.filename}: {bad}", param=param, code="invalid_training_file") from bad
+        raise Invalid(f"{file.filename}: {bad}", param=param, code=f"invalid_{param}") from bad

@@ -14,6 +14,11 @@ from service.sentences import without_paths
 from service.states import Status
 from trainers.spec import JobSpec
 
+SERVED = {
+    "adapter": "served as an adapter in its base model's engine",
+    "merged": "served as merged weights by an engine of its own",
+}
+
 
 def create(db: Session, spec: JobSpec, *, tenant: str, capacity: int) -> Job:
     """Queue a job. Raises Invalid when it asks for more slots than there are at all."""
@@ -29,7 +34,7 @@ def create(db: Session, spec: JobSpec, *, tenant: str, capacity: int) -> Job:
     )
     db.add(job)
     db.flush()
-    events.say(db, job.id, f"Created: {job.id} ({spec.method.type} on {spec.model})")
+    events.say(db, job.id, f"Created: {job.id} ({spec.method.type} on {spec.model}, {SERVED[spec.served_as]})")
     return job
 
 

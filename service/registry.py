@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from service.db.tables import BaseModelRow, Job, Policy, now
 from service.errors import Invalid, NotFound
 from service.launchers.base import attempt_name
 from service.serving.engines import Servable
+from trainers import manifest
 from trainers.manifest import Manifest
 from trainers.spec import JobSpec
 
@@ -59,11 +59,7 @@ def has_template(folder: Path) -> bool:
 
 def digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a model folder's files."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        with path.open("rb") as content:
-            total.update(f"{path.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return manifest.digest({path.name: manifest.sha256(path) for path in folder.iterdir() if path.is_file()})
 
 
 def add_base(db: Session, name: str, folder: Path, *, source: str) -> BaseModelRow:
@@ -107,12 +103,20 @@ def base_of(db: Session, model: BaseModelRow | Policy) -> BaseModelRow:
     return model if isinstance(model, BaseModelRow) else db.get_one(BaseModelRow, model.base)
 
 
+def weights_of(db: Session, model: BaseModelRow | Policy) -> BaseModelRow | Policy:
+    """Whose weights a model is, or goes on as an adapter: a base model's, or those of a policy that is merged."""
+    if isinstance(model, BaseModelRow) or model.kind == "merged":
+        return model
+    return base_of(db, model) if model.merged is None else db.get_one(Policy, model.merged)
+
+
 def servable(db: Session, model: BaseModelRow | Policy) -> Servable:
-    """What an engine needs to know to serve a model."""
-    base = base_of(db, model)
-    if isinstance(model, BaseModelRow):
-        return Servable(base.name, base.name, Path(base.path))
-    return Servable(model.id, base.name, Path(base.path), model.adapter, Path(model.path))
+    """What an engine needs to know to serve a model: merged weights have an engine of their own."""
+    weights = weights_of(db, model)
+    name, path = weights.name if isinstance(weights, BaseModelRow) else weights.id, Path(weights.path)
+    if isinstance(model, Policy) and model is not weights:
+        return Servable(model.id, name, path, model.adapter, Path(model.path))
+    return Servable(name, name, path)
 
 
 def policy_id(job: Job, spec: JobSpec, base: str, organization: str) -> str:
@@ -120,16 +124,19 @@ def policy_id(job: Job, spec: JobSpec, base: str, organization: str) -> str:
     return f"ft:{base}:{organization}:{spec.suffix or ''}:{job.id.removeprefix('ftjob-')}"
 
 
-def register(db: Session, job: Job, manifest: Manifest, folder: Path, policy: str) -> Policy:
-    """Make a finished job's adapter servable; its internal name is the attempt's, used once and never again."""
+def register(db: Session, job: Job, made: Manifest, folder: Path, policy: str) -> Policy:
+    """Make a finished job's adapter or merged weights servable."""
     row = Policy(
         id=policy,
         tenant=job.tenant,
         job=job.id,
-        base=manifest.base_model,
+        base=made.base_model,
+        kind=made.kind,
         adapter=attempt_name(job.id, job.attempt),
-        path=str(folder / "adapter"),
-        rank=manifest.rank,
+        path=str(folder / made.kind),
+        rank=made.rank,
+        digest=manifest.folder_digest(made.files, made.kind) if made.kind == "merged" else None,
+        merged=made.merged_model,
     )
     db.add(row)
     db.flush()

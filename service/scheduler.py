@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service import events, jobs, keys, registry
 from service.db import Database
-from service.db.tables import File, Job
+from service.db.tables import File, Job, Policy
 from service.errors import Refusal, Stale
 from service.launchers.base import Launcher, Outcome, Phase, attempt_name
 from service.settings import Settings
@@ -149,14 +149,16 @@ class Scheduler:
 
     def _assignment(self, db: Session, job: Job) -> Assignment:
         spec = jobs.spec_of(job)
-        model = registry.servable(db, found := registry.find(db, spec.model, tenant=job.tenant))
+        found = registry.find(db, spec.model, tenant=job.tenant)
+        model, weights = registry.servable(db, found), registry.weights_of(db, found)
         return Assignment(
             job=job.id,
             attempt=job.attempt,
             spec=spec,
-            base_model=model.base,
+            base_model=registry.base_of(db, found).name,
             model_path=model.base_path,
-            model_digest=registry.base_of(db, found).digest,
+            model_digest=weights.digest or "",
+            merged_model=weights.id if isinstance(weights, Policy) else None,
             adapter_path=model.adapter_path,
             training_path=self._path(db, spec.training_file, job),
             validation_path=self._path(db, spec.validation_file, job) if spec.validation_file else None,

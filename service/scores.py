@@ -53,12 +53,12 @@ class Scores:
         return found
 
     def _servables(self, reward: AnyReward, tenant: str) -> list[tuple[Servable, str]]:
-        """Each model that the reward names, with its base model's digest."""
+        """Each model that the reward names, with the digest of the weights it is or goes on."""
         with self.database.snapshot() as db:
             models = [
                 registry.find(db, id_, tenant=tenant, param=f"model.{field}") for field, id_ in reward.models().items()
             ]
-            return [(registry.servable(db, model), registry.base_of(db, model).digest) for model in models]
+            return [(registry.servable(db, model), registry.weights_of(db, model).digest or "") for model in models]
 
 
 def asked_by(shape: Shape | GraderRun) -> ScoreRequest:

@@ -10,6 +10,7 @@ from service import jobs
 from service.db.tables import Annotation, BaseModelRow, Event, File, Job, Policy, RewardModel
 from service.events import PREFIX
 from service.states import Status
+from trainers.spec import Serving
 
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -159,19 +160,21 @@ class Checkpoint(View):
     def of(cls, row: Event, job: Job) -> Self:
         """From the event that announced it."""
         checkpoint = (row.data or {})["checkpoint"]
-        step = checkpoint["step_number"]
+        step, metrics = checkpoint["step_number"], checkpoint["metrics"]
+        if "valid_loss" in metrics:  # of the whole file: OpenAI's other figure is over a sample of it
+            metrics = metrics | {"full_valid_loss": metrics["valid_loss"]}
         return cls(
             id=f"ftckpt_{row.number}",
             created_at=row.created_at,
             fine_tuned_model_checkpoint=f"{job.id}:ckpt-step-{step}",
             fine_tuning_job_id=job.id,
             step_number=step,
-            metrics={"step": step, **checkpoint["metrics"]},
+            metrics={"step": step, **metrics},
         )
 
 
 class FineTuningJob(View):
-    """A job; `status_reason`, `peft`, `resources` and `attempt` are ours beside OpenAI's keys."""
+    """A job; `status_reason`, `peft`, `serving`, `resources` and `attempt` are ours beside OpenAI's keys."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -193,6 +196,7 @@ class FineTuningJob(View):
     metadata: dict[str, str] | None
     suffix: str | None
     peft: dict[str, Any]
+    serving: Serving
     resources: dict[str, Any]
     attempt: int
     status_reason: str | None
@@ -207,6 +211,7 @@ class FineTuningJob(View):
         return cls(
             **{name: asked[name] for name in own},
             id=job.id,
+            serving=spec.served_as,
             created_at=job.created_at,
             finished_at=job.finished_at,
             fine_tuned_model=job.model,

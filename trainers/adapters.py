@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainers.errors import Unusable
+from trainers.merged import gathered
 
 WEIGHTS = "adapter_model.safetensors"
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -31,22 +32,25 @@ class Adapter:
         """The adapted layers' own names, each once."""
         return sorted({name.rpartition(".")[2] for name in self.layers})
 
+    def is_finite(self) -> bool:
+        """Whether every number of it is one."""
+        return all(bool(part.isfinite().all()) for pair in self.layers.values() for part in pair)
+
 
 def trained(policy: PeftModel) -> Adapter:
     """The adapter in training; every rank must call it, for under ZeRO-3 each holds a part."""
     config = policy.peft_config["default"]
-    weights = {name.replace(".default", ""): full(weight) for name, weight in policy.named_parameters() if _is(name)}
-    return Adapter(config.r, config.lora_alpha, _layers(weights))
+    weights = copies((name.replace(".default", ""), weight) for name, weight in policy.named_parameters() if _is(name))
+    layers = _layers(weights)
+    if not config.use_rslora:
+        return Adapter(config.r, config.lora_alpha, layers)
+    scale = config.lora_alpha / config.r**0.5  # folded in: engines and `joined` know alpha / rank alone
+    return Adapter(config.r, config.r, {name: (a, b * scale) for name, (a, b) in layers.items()})
 
 
-def full(parameter: nn.Parameter) -> Tensor:
-    """A copy of a parameter on the CPU, gathered from the ranks where ZeRO-3 has cut it up."""
-    if not hasattr(parameter, "ds_id"):
-        return parameter.detach().cpu().clone()
-    import deepspeed  # only where it already runs
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().cpu().clone()
+def copies(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """Parameters on the CPU, whole; every rank must call it."""
+    return {name: weight.cpu().clone() for name, weight in gathered(named)}
 
 
 def read(folder: Path) -> Adapter:

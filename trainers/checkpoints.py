@@ -48,3 +48,14 @@ def saved(out: Path) -> list[Checkpoint]:
     folders = [path for path in (out / FOLDER).glob(f"{PREFIX}*") if not path.name.endswith(PARTIAL)]
     found = [Checkpoint.model_validate(json.loads((folder / INDEX).read_text())) for folder in folders]
     return sorted(found, key=lambda checkpoint: checkpoint.step_number)
+
+
+def forget_states(out: Path, *, newest: Checkpoint | None = None) -> None:
+    """Remove what only a relaunch needs from all complete checkpoints but the newest one; what can be served stays.
+
+    The optimiser's state is six times as large as the weights where all of them train.
+    """
+    for checkpoint in saved(out):
+        if newest is None or checkpoint.step_number < newest.step_number:
+            for folder in (out / checkpoint.path).glob("global_step*"):
+                shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""How pairs run through a model: as trees in one packed row, or each completion as a sequence of its own."""
+"""How examples run through a model: as trees in one packed row, or each completion as a sequence of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from trainers.data.tokens import TokenPair
-from trainers.rows import Branching, Row, tree_row
+from trainers.data.examples import Example
+from trainers.rows import Branching, Row, by_leaf, scored, tree_row
 
 
 class Layout(Protocol):
@@ -20,11 +20,11 @@ class Layout(Protocol):
     def name(self) -> str:
         """`tree` or `linear`."""
 
-    def tokens(self, row: TokenPair) -> int:
-        """How many tokens the pair takes."""
+    def tokens(self, example: Example) -> int:
+        """How many tokens the example takes."""
 
-    def collate(self, rows: Sequence[TokenPair], pairs: int = 0) -> Row:
-        """The pairs as one row, with as many model calls as `pairs` of them need if that is more."""
+    def collate(self, examples: Sequence[Example], least: int = 0) -> Row:
+        """The examples as one row, with as many model calls as `least` of them need if that is more."""
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[Tensor, ...]:
         """The row's (T, d) last states, after them those after each block where asked for; `model` has no head."""
@@ -36,13 +36,13 @@ class TreeLayout:
 
     name: Literal["tree"] = "tree"
 
-    def tokens(self, row: TokenPair) -> int:
-        """The prompt once and both answers."""
-        return row.tokens
+    def tokens(self, example: Example) -> int:
+        """The prompt once and the answers."""
+        return example.tokens
 
-    def collate(self, rows: Sequence[TokenPair], pairs: int = 0) -> Row:  # noqa: ARG002 - one call, whatever the pairs
+    def collate(self, examples: Sequence[Example], least: int = 0) -> Row:  # noqa: ARG002 - one call in any case
         """As `rows.tree_row`."""
-        return tree_row(rows)
+        return tree_row(examples)
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[Tensor, ...]:
         """All of the row at once."""
@@ -63,33 +63,31 @@ class LinearLayout:
 
     name: Literal["linear"] = "linear"
 
-    def tokens(self, row: TokenPair) -> int:
-        """The prompt twice and both answers."""
-        return row.tokens + len(row.prompt)
+    def tokens(self, example: Example) -> int:
+        """The prompt once for each answer, and the answers."""
+        return example.tokens + (len(example.answers) - 1) * len(example.prompt)
 
-    def collate(self, rows: Sequence[TokenPair], pairs: int = 0) -> Row:
-        """All chosen sequences, then all rejected ones; `places` are their (start, end).
+    def collate(self, examples: Sequence[Example], least: int = 0) -> Row:
+        """All first answers' sequences, then all second ones'; `places` are their (start, end).
 
-        Under ZeRO-3 every rank must call the model as often as the others: for missing `pairs` there are sequences
+        Under ZeRO-3 every rank must call the model as often as the others: for missing examples there are sequences
         of two tokens, which no position reads and whose gradient is zero.
         """
-        asked = [row.prompt for row in rows] * 2
-        answers = [row.chosen for row in rows] + [row.rejected for row in rows]
-        idle = [torch.cat([rows[0].prompt[:1], rows[0].chosen[:1]])] * (2 * max(0, pairs - len(rows)))
-        sequences = [torch.cat(both) for both in zip(asked, answers, strict=True)] + idle
+        answers = by_leaf(examples)
+        prompts = [example.prompt for example in examples] * len(examples[0].answers)
+        idle = torch.cat([prompts[0][:1], answers[0].ids[:1]])
+        missing = max(0, least - len(examples)) * len(examples[0].answers)
+        sequences = [torch.cat([prompt, answer.ids]) for prompt, answer in zip(prompts, answers, strict=True)]
+        sequences += [idle] * missing
         ends = torch.tensor([len(sequence) for sequence in sequences]).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
-        firsts = [start + len(prompt) - 1 for start, prompt in zip(starts, asked, strict=False)]
-        lengths = torch.tensor([len(answer) for answer in answers])
+        firsts = [start + len(prompt) - 1 for start, prompt in zip(starts, prompts, strict=False)]
+        before = [torch.arange(first, first + len(a)) for first, a in zip(firsts, answers, strict=True)]
         return {
             "input_ids": torch.cat(sequences)[None],
             "position_ids": torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None],
             "places": list(zip(starts, ends, strict=True)),
-            "positions": torch.cat([torch.arange(f, f + len(a)) for f, a in zip(firsts, answers, strict=True)]),
-            "targets": torch.cat(answers),
-            "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
-            "count": len(answers),
-            "most": int(lengths.sum()),
+            **scored(examples, before),
         }
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[Tensor, ...]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-#: `metric` computes the KL without a gradient
-Kl = Literal["none", "metric", "gradient"]
+#: KL(π_ref ‖ π) or KL(π ‖ π_ref) with a gradient; `metric` is the first without one
+Kl = Literal["none", "metric", "reference_to_policy", "policy_to_reference"]
 #: a piece of tokens is at most this share of those whose logits may be kept
 SHARE = 4
+#: tokens whose logits are a few MB
+CACHED_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -22,95 +24,158 @@ class TokenScores:
     """(N,) each, float32 at least, in nats."""
 
     logp: Tensor
-    ref_logp: Tensor
-    kl: Tensor | None  #: K_t = Σ_v π_ref(v) (log π_ref(v) − log π(v))
+    kl: Tensor | None  #: K_t = Σ_v π_ref(v) (log π_ref(v) − log π(v)), or Σ_v π(v) (log π(v) − log π_ref(v))
+    correct: Tensor | None = None  #: 1 where the target is the likeliest token, where asked for
     kept: int = 0  #: tokens whose logits are kept for the backward pass
 
 
-def token_scores(
-    head: Callable[[Tensor], Tensor],
+#: states (n, d) → logits (n, V)
+Head = Callable[[Tensor], Tensor]
+
+
+def token_scores(  # noqa: PLR0913 - one pass gives all that is asked of it
+    heads: Head | tuple[Head, Head],
     states: Tensor,
-    ref_states: Tensor,
+    ref_states: Tensor | None,
     targets: Tensor,
     *,
     kl: Kl,
     rows: int,
     most: int = 0,
+    accuracy: bool = False,
 ) -> TokenScores:
-    """Score targets (N,) from the policy's and the reference's last states (N, d), piece by piece.
+    """Score targets (N,) from the policy's last states and, for a KL, the reference's, (N, d) each, piece by piece.
 
-    `head` maps states (n, d) to logits (n, V); it is called as it is, whatever it consists of. The logits of at most
-    `rows` tokens are kept for the backward pass; those beyond have theirs computed again in it. `most` is the largest
-    N of any rank: how often `head` is called depends on it and not on N, as ZeRO-3 needs.
+    `heads` map states (n, d) to logits (n, V): the policy's and the reference's, or one for both; they are called as
+    they are, whatever they consist of. The logits of at most `rows` tokens are kept for the backward pass; those
+    beyond have theirs computed again in it. `most` is the largest N of any rank: how often the heads are called
+    depends on it and not on N, as ZeRO-3 needs.
     """
+    both = heads if isinstance(heads, tuple) else (heads, heads)
     most = max(most, len(targets))
     pieces = ceil(most / max(1, rows // SHARE))
     kept_pieces = pieces if most <= rows else rows // ceil(most / pieces)
     training = torch.is_grad_enabled()
     parts, kept = [], 0
-    split = (torch.tensor_split(column, pieces) for column in (states, ref_states, targets))
+    compared = None if kl == "none" else ref_states
+    ref_pieces = [None] * pieces if compared is None else torch.tensor_split(compared, pieces)
+    split = (torch.tensor_split(states, pieces), ref_pieces, torch.tensor_split(targets, pieces))
     for place, (here, ref_here, labels) in enumerate(zip(*split, strict=True)):
-        given = (head, here, ref_here, labels, kl)
+        given = (*both, here, ref_here, labels, kl, accuracy)
         if training and place >= kept_pieces:
             parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))
         else:
             parts.append(_score(*given))
             kept += len(labels) * training
-    logp, ref_logp, divergence = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(logp, ref_logp, None if kl == "none" else divergence, kept)
+    logp, divergence, correct = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(logp, None if kl == "none" else divergence, correct if accuracy else None, kept)
+
+
+@torch.no_grad()
+def reduced(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    reduce: Callable[[Tensor], Tensor],
+    *,
+    rows: int,
+    most: int = 0,
+) -> Tensor:
+    """`reduce`, from (n, V) logits to (n, …), of states (N, d), with the logits of at most `rows` tokens at once."""
+    pieces = max(1, ceil(max(most, len(states)) / max(1, rows)))
+    return torch.cat([reduce(_wide(head(piece))) for piece in torch.tensor_split(states, pieces)])
 
 
 def kept_bytes(vocabulary: int, element_size: int, *, kl: Kl, capped: bool) -> int:
     """What is kept of a token: its logits, the reference's for a KL with gradient, one more copy where a cap is."""
-    return vocabulary * element_size * (1 + (kl == "gradient") + capped)
+    return vocabulary * element_size * (1 + (kl not in ("none", "metric")) + capped)
 
 
 def _score(
-    head: Callable[[Tensor], Tensor], states: Tensor, ref_states: Tensor, targets: Tensor, kl: Kl
+    head: Head,
+    ref_head: Head,
+    states: Tensor,
+    ref_states: Tensor | None,
+    targets: Tensor,
+    kl: Kl,
+    accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        reference = head(ref_states)
-    scores = Joint.apply(head(states), reference, targets, kl)  # type: ignore[no-untyped-call]
-    return cast("tuple[Tensor, Tensor, Tensor]", scores)
+        reference = None if ref_states is None else ref_head(ref_states)
+    logits = head(states)
+    logp, divergence = Joint.apply(logits, reference, targets, kl)  # type: ignore[no-untyped-call]
+    correct = (logits.argmax(-1) == targets if accuracy else torch.zeros_like(targets)).float()
+    return logp, divergence, correct
 
 
 class Joint(torch.autograd.Function):
-    """log π(y), log π_ref(y) and K = KL(π_ref ‖ π) from both logits z, (n, V) each, in float32 at least.
+    """log π(y) and a KL from both logits z, (n, V) each, in float32 at least.
 
-    With A = log Σ exp z: log π(y) = z_y − A and K = E_ref[z_ref − z] − A_ref + A, which is 0 exactly where z is
-    z_ref. Gradients on z: ∂log π(y) = onehot(y) − π, ∂K = π − π_ref.
+    With A = log Σ exp z: log π(y) = z_y − A. KL(π_ref ‖ π) = E_ref[z_ref − z] − A_ref + A and KL(π ‖ π_ref) =
+    E_π[z − z_ref] − A + A_ref are 0 exactly where z is z_ref. Gradients on z: ∂log π(y) = onehot(y) − π,
+    ∂KL(π_ref ‖ π) = π − π_ref, ∂KL(π ‖ π_ref) = π (z − z_ref − E_π[z − z_ref]). They are written over the logits, the
+    largest tensors of a step: one backward pass only.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, reference: Tensor, targets: Tensor, kl: Kl) -> tuple[Tensor, Tensor, Tensor]:
-        """(n,) each; the last is log π_ref(y) again where no KL is asked for."""
-        index = targets[:, None]
-        z, z_ref = _wide(logits), _wide(reference)
-        partition, ref_partition = z.logsumexp(-1), z_ref.logsumexp(-1)
-        logp = z.gather(1, index)[:, 0] - partition
-        ref_logp = z_ref.gather(1, index)[:, 0] - ref_partition
-        divergence = ref_logp.clone()
-        if kl != "none":
-            p_ref = (z_ref - ref_partition[:, None]).exp_()
-            divergence = torch.linalg.vecdot(p_ref, z_ref - z) - ref_partition + partition
-        ctx.with_kl = kl == "gradient"
-        kept = (reference, ref_partition) if ctx.with_kl else (None, None)
-        ctx.save_for_backward(logits, partition, targets, *kept)
-        ctx.mark_non_differentiable(ref_logp, *(() if ctx.with_kl else (divergence,)))
-        return logp, ref_logp, divergence
+    def forward(ctx: Any, logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl) -> tuple[Tensor, Tensor]:
+        """(n,) each; the second is zeros where no KL is asked for, and then `reference` is None."""
+        parts = [
+            _scores(logits[tile], None if reference is None else reference[tile], targets[tile], kl)
+            for tile in _tiles(logits)
+        ]
+        logp, divergence, partition, ref_partition = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.kl = kl
+        slopes = kl not in ("none", "metric")
+        ctx.save_for_backward(logits, partition, targets, *((reference, ref_partition) if slopes else (None, None)))
+        if not slopes:
+            ctx.mark_non_differentiable(divergence)
+        return logp, divergence
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
-        """∂loss/∂z = g_logp (onehot − π) + g_K (π − π_ref), in the logits' own precision."""
+        """∂loss/∂z, in the logits' own precision."""
         logits, partition, targets, reference, ref_partition = ctx.saved_tensors
-        g_logp, _, g_kl = slopes
-        grad = (_wide(logits) - partition[:, None]).exp_()
-        grad.mul_((g_kl - g_logp if ctx.with_kl else -g_logp)[:, None])
-        grad.scatter_add_(1, targets[:, None], g_logp[:, None])
-        if ctx.with_kl:
-            p_ref = (_wide(reference) - ref_partition[:, None]).exp_()
-            grad.sub_(p_ref.mul_(g_kl[:, None]))
-        return grad.to(logits.dtype), None, None, None
+        g_logp, g_kl = (slope[:, None] for slope in slopes)
+        for tile in _tiles(logits):
+            z = _wide(logits[tile])
+            if ctx.kl == "policy_to_reference":
+                apart = z - _wide(reference[tile])
+            p = z.sub_(partition[tile, None]).exp_()
+            if ctx.kl == "reference_to_policy":
+                grad = p.mul_((g_kl - g_logp)[tile])
+                p_ref = (_wide(reference[tile]) - ref_partition[tile, None]).exp_()
+                grad.sub_(p_ref.mul_(g_kl[tile]))
+            elif ctx.kl == "policy_to_reference":
+                apart.sub_(torch.linalg.vecdot(p, apart)[:, None])
+                grad = p.mul_(apart.mul_(g_kl[tile]).sub_(g_logp[tile]))
+            else:
+                grad = p.mul_(-g_logp[tile])
+            grad.scatter_add_(1, targets[tile, None], g_logp[tile])
+            if grad.dtype != logits.dtype:
+                logits[tile] = grad
+        return logits, None, None, None
+
+
+def _scores(logits: Tensor, reference: Tensor | None, targets: Tensor, kl: Kl) -> tuple[Tensor, ...]:
+    """log π(y), the KL, A and A_ref, (n,) each; zeros for what there is not."""
+    z = _wide(logits)
+    partition = z.logsumexp(-1)
+    logp = z.gather(1, targets[:, None])[:, 0] - partition
+    if reference is None:
+        return logp, torch.zeros_like(logp), partition, torch.zeros_like(logp)
+    z_ref = _wide(reference)
+    ref_partition = z_ref.logsumexp(-1)
+    if kl == "policy_to_reference":
+        p = (z - partition[:, None]).exp_()
+        return logp, torch.linalg.vecdot(p, z - z_ref) - partition + ref_partition, partition, ref_partition
+    p_ref = (z_ref - ref_partition[:, None]).exp_()
+    return logp, torch.linalg.vecdot(p_ref, z_ref - z) - ref_partition + partition, partition, ref_partition
+
+
+def _tiles(logits: Tensor) -> list[slice]:
+    """Rows that are worked on at once: on CPU so few that they stay in its cache from one operation to the next."""
+    size = CACHED_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    return [slice(start, start + size) for start in range(0, max(1, len(logits)), size)]
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -41,24 +41,6 @@ def _equal_shares(parts: int) -> Tensor:
     return shares / 2**20
 
 
-@torch.no_grad()
-def activation_mask(states: Tensor, segment: Tensor, count: int) -> Tensor:
-    """MaPO (2410.05102): (L, N, d) reference states after each block → (N,) mask in [0, 1], without a gradient.
-
-    Each block's state is averaged over its width and scaled over the tokens of each of the `count` completions, the
-    lowest to 0 and the highest to 1; then the blocks are averaged. Where a completion's tokens do not differ (it may
-    have one only) they count fully. The z-norm of the release is left out: scaling undoes it.
-    """
-    level = states.to(torch.promote_types(states.dtype, torch.float32)).mean(-1)
-    places = segment.expand_as(level)
-    low, high = (
-        level.new_zeros(len(level), count).scatter_reduce(1, places, level, reduce, include_self=False)
-        for reduce in ("amin", "amax")
-    )
-    low, spread = low.gather(1, places), (high - low).gather(1, places)
-    return torch.where(spread > 0, (level - low) / spread, 1.0).mean(0)
-
-
 class Masks(nn.Module):
     """The reward mask and the KL mask: one network for both, or one each."""
 

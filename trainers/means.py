@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed
 
+#: a vector, whose mean is logged, or (sums, counts), whose ratio is
+Metric = Tensor | tuple[Tensor, Tensor]
+
 
 class Means:
     """Mean of all entries of all ranks since the last `take`."""
@@ -15,11 +18,12 @@ class Means:
         self._device = device
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, vectors: Mapping[str, Tensor], *, weight: float = 1.0) -> None:
+    def add(self, vectors: Mapping[str, Metric], *, weight: float = 1.0) -> None:
         """Count each vector's entries; a weight of 0 makes the name known and counts nothing."""
-        for name, vector in vectors.items():
-            sums = torch.stack([vector.detach().double().sum(), vector.new_tensor(vector.numel()).double()]) * weight
-            self._sums[name] = self._sums.get(name, 0) + sums
+        for name, metric in vectors.items():
+            sums, counts = metric if isinstance(metric, tuple) else (metric, torch.ones_like(metric))
+            both = torch.stack([sums.detach().double().sum(), counts.detach().double().sum()]) * weight
+            self._sums[name] = self._sums.get(name, 0) + both
 
     def take(self) -> dict[str, float]:
         """The means by name; every rank must call it, having added the same names."""

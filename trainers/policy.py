@@ -1,52 +1,95 @@
-"""The policy: a base model, what an earlier job taught it, and a fresh LoRA; with the LoRA off it is the reference."""
+"""The policy: a base model, what an earlier job taught it, and what trains: a fresh adapter, or every weight."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import deepspeed as integration
 
 from trainers.errors import Unusable
-from trainers.spec import Assignment, Lora
+from trainers.peft_kinds import Full, Peft
+from trainers.spec import Assignment
+
+CONFIGS: dict[str, type[PeftConfig]] = {"lora": LoraConfig, "ia3": IA3Config, "oft": OFTConfig, "vera": VeraConfig}
 
 
-def load_policy(assignment: Assignment, dtype: torch.dtype) -> PeftModel:
-    """The model with a fresh adapter, which alone has gradients; its weights are `dtype`, the adapter's float32.
+def load_policy(assignment: Assignment, dtype: torch.dtype) -> Any:
+    """The model as it trains: a PeftModel whose adapter alone has gradients, in float32; or the model, all of it.
 
-    Raises Unusable for weights that are no safetensors, target modules that match nothing, or an architecture
-    whose output layer is not one linear map.
+    Its weights are `dtype`. Raises Unusable for weights that are no safetensors, target modules that match nothing,
+    or an architecture whose output layer is not one linear map.
     """
-    base = _base(assignment.model_path, dtype)
-    if assignment.adapter_path is not None:
-        base = PeftModel.from_pretrained(base, assignment.adapter_path).merge_and_unload()
-    _check_targets(base, assignment.spec.peft)
-    policy = get_peft_model(base, _lora(assignment.spec.peft))
-    _check_output_layer(policy)
+    base, kind = load_start(assignment, dtype), assignment.spec.peft
     if torch.cuda.is_available():
-        policy.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(kind, Full):
+        _check_output_layer(base)
+        return base.requires_grad_(True)
+    _check_targets(base, kind)
+    policy = _adapted(base, kind)
+    _check_output_layer(base)
     return policy
 
 
-def head_of(model: Any) -> nn.Module:
-    """States (n, d) → logits (n, V) of a causal language model."""
-    return _Head(model)
+def load_start(assignment: Assignment, dtype: torch.dtype) -> Any:
+    """The causal language model that the policy is at the start, without anything that trains; eval mode."""
+    with _outside_deepspeed():
+        base = _base(assignment.model_path, dtype)
+    if assignment.adapter_path is not None:
+        base = PeftModel.from_pretrained(base, assignment.adapter_path).merge_and_unload()
+    return base
 
 
-class _Head(nn.Module):
-    def __init__(self, model: Any) -> None:
+def base_of(policy: Any) -> Any:
+    """The causal language model of a policy, its adapted layers in it."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
+def head_of(model: Any) -> Head:
+    """States (n, d) → logits (n, V) of a causal language model; the layer stays the model's own."""
+    return Head(model.get_output_embeddings(), model.config)
+
+
+class Head(nn.Module):
+    """An output layer with what a config says is done to its logits."""
+
+    def __init__(self, output: nn.Module, config: Any) -> None:
         super().__init__()
-        self._output = [model.get_output_embeddings()]  # in a list: the layer stays the model's own
-        self._scaling = getattr(model.config.get_text_config(), "logits_scaling", 1.0)  # Granite's
-        self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self._output = [output]  # in a list: whoever owns the layer registers it
+        self.scaling: float = getattr(config.get_text_config(), "logits_scaling", 1.0)  # Granite's
+        self.cap: float | None = getattr(config.get_text_config(), "final_logit_softcapping", None)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(V, d), the output embedding."""
+        weight = self._output[0].weight
+        assert isinstance(weight, torch.Tensor)  # noqa: S101 - of a linear layer
+        return weight
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._output[0](states) / self._scaling
-        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+        """As the model does it, scaled and capped."""
+        logits: torch.Tensor = self._output[0](states)
+        if self.scaling != 1:
+            logits = logits / self.scaling
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+@contextlib.contextmanager
+def _outside_deepspeed() -> Iterator[None]:
+    """Whole weights on this rank, also once a ZeRO-3 run has begun: transformers would cut them up over all ranks."""
+    held, integration._hf_deepspeed_config_weak_ref = integration._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = held
 
 
 def _base(path: Path, dtype: torch.dtype) -> Any:
@@ -65,11 +108,20 @@ def _base(path: Path, dtype: torch.dtype) -> Any:
         raise Unusable(sentence, code="model_unreadable", param="model") from error
 
 
-def _check_targets(base: nn.Module, lora: Lora) -> None:
-    if lora.target_modules == "all-linear":
+def _adapted(base: Any, kind: Peft) -> PeftModel:
+    asked = CONFIGS[kind.type](**kind.model_dump(exclude={"type"}), task_type="CAUSAL_LM")  # type: ignore[attr-defined]
+    try:
+        return get_peft_model(base, asked)
+    except ValueError as error:  # a block size that divides no layer, say
+        sentence = f"the peft library refuses these settings: {str(error).splitlines()[0][:300]}"
+        raise Unusable(sentence, code="peft_refused", param="peft") from error
+
+
+def _check_targets(base: Any, kind: Peft) -> None:
+    if kind.target_modules == "all-linear":
         return
-    output = base.get_output_embeddings()  # type: ignore[operator]
-    for target in lora.target_modules:
+    output = base.get_output_embeddings()
+    for target in kind.target_modules:
         found = [module for name, module in base.named_modules() if name == target or name.endswith(f".{target}")]
         if not found:
             kinds = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
@@ -80,20 +132,9 @@ def _check_targets(base: nn.Module, lora: Lora) -> None:
             raise Unusable(sentence, code="layer_not_adaptable", param="peft.target_modules")
 
 
-def _lora(lora: Lora) -> LoraConfig:
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-
-
 @torch.no_grad()
-def _check_output_layer(policy: PeftModel) -> None:
+def _check_output_layer(base: Any) -> None:
     """States are cut to the completion before the output layer: that must give what the model itself gives."""
-    base = policy.get_base_model()
     probe = torch.arange(4, device=base.device)[None] % base.config.get_text_config().vocab_size
     own = base(input_ids=probe, use_cache=False).logits[0].float()
     ours = head_of(base)(base.base_model(input_ids=probe, use_cache=False).last_hidden_state[0]).float()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example, pair
 from trainers.layouts import Layout, LinearLayout, TreeLayout
 from trainers.rows import ATTENTION, on
 
@@ -68,13 +68,13 @@ def _rotary_kinds(parameters: dict[str, Any]) -> set[str]:
 @torch.no_grad()
 def _differs(model: Any) -> str | None:
     """Run a few tokens as separate sequences and as trees; why the two are not the same, None where they are."""
-    rows = _few_tokens(model)
-    expected = _read(LinearLayout(), model, rows)
+    examples = _few_tokens(model)
+    expected = _read(LinearLayout(), model, examples)
     try:
         model.set_attn_implementation(ATTENTION)
         if model.config.get_text_config()._attn_implementation != ATTENTION:
             return "its attention cannot be replaced"
-        found = _read(TreeLayout(), model, rows)
+        found = _read(TreeLayout(), model, examples)
     except (TypeError, ValueError) as error:  # an architecture that takes no attention of ours, or no trees
         return f"it does not run as trees: {str(error).splitlines()[0][:120]}"
     scale = expected.norm().clamp_min(torch.finfo(torch.float32).tiny)
@@ -84,15 +84,15 @@ def _differs(model: Any) -> str | None:
     return None
 
 
-def _few_tokens(model: Any) -> list[TokenPair]:
+def _few_tokens(model: Any) -> list[Example]:
     """Two pairs of prompts and answers of different lengths, with ids from all over the vocabulary."""
     draw = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     lengths = ((5, 4, 6), (3, 7, 2))
-    return [TokenPair(0, *(torch.randint(vocabulary, (size,), generator=draw) for size in one)) for one in lengths]
+    return [pair(0, *(torch.randint(vocabulary, (size,), generator=draw) for size in one)) for one in lengths]
 
 
-def _read(layout: Layout, model: Any, rows: list[TokenPair]) -> Tensor:
-    row = on(model.device, layout.collate(rows))
+def _read(layout: Layout, model: Any, examples: list[Example]) -> Tensor:
+    row = on(model.device, layout.collate(examples))
     [last] = layout.states(model.base_model, row)
     return last[row["positions"]].float()

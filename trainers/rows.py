@@ -1,4 +1,4 @@
-"""The packed row: a pair is a tree, the prompt once and its answers as leaves; many trees lie end to end.
+"""The packed row: an example is a tree, the prompt once and its answers as leaves; many trees lie end to end.
 
 Everything in a model but attention works token by token, so a row runs through it as one unpadded sequence.
 Attention keeps leaves and neighbours apart: an answer attends to its prompt and to itself, and to nothing else.
@@ -6,9 +6,9 @@ Attention keeps leaves and neighbours apart: an answer attends to its prompt and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, NotRequired, TypedDict, cast
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import WEIGHT, Answer, Example
+from trainers.reference import Reference
 
 #: the attention's name among transformers' implementations
 ATTENTION = "prefserve_tree"
@@ -24,26 +25,32 @@ ATTENTION = "prefserve_tree"
 FOREIGN = ("sliding_window", "softcap", "s_aux")
 
 
-class Row(TypedDict):
-    """T tokens of one forward pass, N of them in its S completions, leaf by leaf: all first answers, then all second.
+class Scored(TypedDict):
+    """The N tokens that count of P examples, in their S completions: all first answers, then all second."""
 
-    Integer tensors; `places` says where each tree (or, in the linear layout, each sequence) lies in the row.
-    """
+    positions: Tensor  #: (N,) in 0..T-1: the state that predicts each of them
+    targets: Tensor  #: (N,) their ids
+    weights: Tensor  #: (N,) float32, what each of them counts
+    segment: Tensor  #: (N,) in 0..S-1
+    count: int  #: S
+    most: int  #: bound on N over all ranks, the same on each
+    columns: Mapping[str, Tensor]  #: (P,) float32 each: what the file says of the examples; always their `weight`
+    reference: NotRequired[Reference]  #: of their tokens, where there is a store
+
+
+class Row(Scored):
+    """T tokens of one forward pass; `places` says where each tree (in the linear layout, each sequence) lies in it."""
 
     input_ids: Tensor  #: (1, T)
     position_ids: Tensor  #: (1, T), each token's distance from the root of its tree
     places: Sequence[Any]
-    positions: Tensor  #: (N,) in 0..T-1: the state that predicts each completion token
-    targets: Tensor  #: (N,) the completion tokens
-    segment: Tensor  #: (N,) in 0..S-1
-    count: int  #: S
-    most: int  #: bound on N over all ranks, the same on each
-    reference: NotRequired[Tensor]  #: (B, N, d) of `reference.ReferenceStore`, where there is one
 
 
 def on(device: torch.device, row: Row) -> Row:
     """The row with its tensors on a device."""
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in row.items()}
+    movable = (Tensor, Reference)
+    moved = {name: value.to(device) if isinstance(value, movable) else value for name, value in row.items()}
+    moved["columns"] = {name: column.to(device) for name, column in row["columns"].items()}
     return cast("Row", moved)
 
 
@@ -65,39 +72,71 @@ class Tree:
         return tuple(slice(first, end) for first, end in pairwise((self.fork, *self.ends)))
 
 
-def plant(rows: Sequence[TokenPair]) -> tuple[Tree, ...]:
-    """The pairs' places, end to end from 0."""
+def plant(examples: Sequence[Example]) -> tuple[Tree, ...]:
+    """The examples' places, end to end from 0."""
     trees, start = [], 0
-    for row in rows:
-        fork = start + len(row.prompt)
-        chosen = fork + len(row.chosen)
-        trees.append(Tree(start, fork, (chosen, chosen + len(row.rejected))))
+    for example in examples:
+        fork = start + len(example.prompt)
+        trees.append(Tree(start, fork, tuple(accumulate(map(len, example.answers), initial=fork))[1:]))
         start = trees[-1].ends[-1]
     return tuple(trees)
 
 
-def tree_row(rows: Sequence[TokenPair]) -> Row:
-    """P pairs as one row of their P trees: S = 2P completions, T the tokens of prompts and answers, each once."""
-    trees = plant(rows)
-    answers = [row.chosen for row in rows] + [row.rejected for row in rows]
-    before = [_states_before(tree, leaf) for leaf in range(2) for tree in trees]
-    lengths = torch.tensor([len(answer) for answer in answers])
+def tree_row(examples: Sequence[Example]) -> Row:
+    """P examples as one row of their P trees: T the tokens of prompts and answers, each once."""
+    trees = plant(examples)
+    leaves = range(len(trees[0].leaves))
+    before = [_states_before(tree, leaf) for leaf in leaves for tree in trees]
+    parts = [part for example in examples for part in (example.prompt, *(answer.ids for answer in example.answers))]
     return {
-        "input_ids": torch.cat([part for row in rows for part in (row.prompt, row.chosen, row.rejected)])[None],
+        "input_ids": torch.cat(parts)[None],
         "position_ids": torch.cat([depth for tree in trees for depth in _depths(tree)])[None],
         "places": trees,
-        "positions": torch.cat([part for parts in before for part in parts]),
-        "targets": torch.cat(answers),
-        "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
-        "count": len(answers),
-        "most": int(lengths.sum()),
+        **scored(examples, before),
     }
 
 
-def _states_before(tree: Tree, leaf: int) -> tuple[Tensor, Tensor]:
+def scored(examples: Sequence[Example], before: Sequence[Tensor]) -> Scored:
+    """The tokens that count; `before` holds, for each completion, the place of the state that predicts each token."""
+    answers = by_leaf(examples)
+    lengths = torch.tensor([len(answer.scored) for answer in answers])
+    columns = {name: torch.tensor([e.columns[name] for e in examples]) for name in examples[0].columns}
+    return {
+        "positions": torch.cat([places[answer.scored] for places, answer in zip(before, answers, strict=True)]),
+        "targets": torch.cat([answer.ids[answer.scored] for answer in answers]),
+        "weights": torch.cat([answer.scored_weights for answer in answers]),
+        "segment": torch.repeat_interleave(torch.arange(len(answers)), lengths),
+        "count": len(answers),
+        "most": int(lengths.sum()),
+        "columns": columns | {WEIGHT: torch.tensor([example.weight for example in examples])},
+    }
+
+
+def only(scored: Scored, example: int) -> tuple[Tensor, Scored]:
+    """The places, in 0..N-1, of one example's tokens, and what `scored` says of them."""
+    examples = len(scored["columns"][WEIGHT])
+    places = (scored["segment"] % examples == example).nonzero()[:, 0]
+    part: Scored = {
+        "positions": scored["positions"][places],
+        "targets": scored["targets"][places],
+        "weights": scored["weights"][places],
+        "segment": scored["segment"][places] // examples,
+        "count": scored["count"] // examples,
+        "most": scored["most"],
+        "columns": {name: column[example : example + 1] for name, column in scored["columns"].items()},
+    }
+    return places, part
+
+
+def by_leaf(examples: Sequence[Example]) -> list[Answer]:
+    """All first answers, then all second."""
+    return [answer for leaf in zip(*(example.answers for example in examples), strict=True) for answer in leaf]
+
+
+def _states_before(tree: Tree, leaf: int) -> Tensor:
     """An answer's first token is predicted at the prompt's end, each other one at the token before it."""
     place = tree.leaves[leaf]
-    return torch.tensor([tree.fork - 1]), torch.arange(place.start, place.stop - 1)
+    return torch.cat([torch.tensor([tree.fork - 1]), torch.arange(place.start, place.stop - 1)])
 
 
 def _depths(tree: Tree) -> list[Tensor]:
@@ -112,6 +151,12 @@ class Branching:
 
     tree: Tree
     masks: tuple[Tensor, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of the trunk (prompt and first answer) and of each further leaf."""
+        ends = self.tree.ends
+        return [end - start for start, end in pairwise((self.tree.start, *ends))]
 
     @classmethod
     def of(cls, tree: Tree, device: torch.device) -> Branching:
@@ -144,16 +189,20 @@ def tree_attention(  # noqa: PLR0913 - transformers' signature
         raise ForeignAttention(f"its attention uses {', '.join(asked)}")
     if trees is None:
         return _attend(query, (key, value), scaling).transpose(1, 2), None
-    pieces = [piece for one in trees for piece in _attend_in(one, query, (key, value), scaling)]
+    sizes = [size for one in trees for size in one.sizes]
+    columns = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    pieces = [piece for one in trees for piece in _attend_in(one, list(islice(columns, len(one.sizes))), scaling)]
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 
 
-def _attend_in(one: Branching, query: Tensor, memory: tuple[Tensor, Tensor], scaling: float | None) -> list[Tensor]:
-    prompt, trunk = slice(one.tree.start, one.tree.fork), slice(one.tree.start, one.tree.ends[0])
-    pieces = [_attend(query[:, :, trunk], tuple(x[:, :, trunk] for x in memory), scaling)]
-    for leaf, mask in zip(one.tree.leaves[1:], one.masks, strict=True):
-        seen = tuple(torch.cat([x[:, :, prompt], x[:, :, leaf]], dim=2) for x in memory)
-        pieces.append(_attend(query[:, :, leaf], seen, scaling, mask))
+def _attend_in(one: Branching, parts: Sequence[tuple[Tensor, ...]], scaling: float | None) -> list[Tensor]:
+    """Queries, keys and values of a tree's trunk and of each further leaf → what they get."""
+    (query, *memory), *leaves = parts
+    pieces = [_attend(query, (memory[0], memory[1]), scaling)]
+    prompt = [x[:, :, : one.tree.fork - one.tree.start] for x in memory]
+    for (asking, *own), mask in zip(leaves, one.masks, strict=True):
+        seen = tuple(torch.cat(both, dim=2) for both in zip(prompt, own, strict=True))
+        pieces.append(_attend(asking, seen, scaling, mask))
     return pieces
 
 

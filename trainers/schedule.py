@@ -1,4 +1,4 @@
-"""Which pairs go into which step, on which rank, in which row. Torch-free."""
+"""Which examples go into which step, on which rank, in which row. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
+from itertools import chain, islice
 from math import ceil
 
 
@@ -14,29 +15,31 @@ from math import ceil
 class MicroBatch:
     """One forward pass of one rank."""
 
-    pairs: tuple[int, ...]  #: indices into the rows
-    step_pairs: int  #: pairs of the whole optimiser step, over all ranks: the divisor of terms that count pairs
-    step_tokens: int  #: tokens of those pairs' chosen answers: the divisor of terms that count tokens
-    #: 1, or 0 for a rank that has run out of pairs but must still take part in the backward pass
+    examples: tuple[int, ...]  #: indices into the data
+    step_examples: float  #: weight of the whole step's examples, over all ranks: the divisor of terms that count them
+    step_tokens: float  #: weight of the tokens of their first answers: the divisor of terms that count tokens
+    #: 1, or 0 for a rank that has run out of examples but must still take part in the backward pass
     weight: float = 1.0
-    most_pairs: int = 1  #: the largest number of pairs that any rank has in this pass
+    most_examples: int = 1  #: the largest number of examples that any rank has in this pass
     most_tokens: int = 1  #: and of tokens
+    place: int = 0  #: of the row among those of its step
 
 
 @dataclass(frozen=True)
 class Schedule:
     """All micro-batches of one rank over all epochs, `accumulation` of them per optimiser step.
 
-    A step's pairs depend on the seed only, never on how many ranks or rows share them; the last step of an epoch
-    holds what is left. Within a step the longest pair goes first, into the row that is emptiest.
+    A step's examples depend on the seed only, never on how many ranks or rows share them; the last step of an epoch
+    holds what is left. Within a step the longest goes first, into the row that is emptiest.
     """
 
-    tokens: tuple[int, ...]  #: of each pair
-    chosen_tokens: tuple[int, ...]  #: of each pair's chosen answer
+    tokens: tuple[int, ...]  #: of each example
+    weights: tuple[float, ...]  #: of each example
+    token_weights: tuple[float, ...]  #: of the scored tokens of each example's first answer, together
     epochs: int
     batch_size: int
-    micro_batch_size: int  #: pairs in a row, at most
-    micro_batch_tokens: int  #: tokens in a row, at most; a longer pair has a row of its own
+    micro_batch_size: int  #: examples in a row, at most
+    micro_batch_tokens: int  #: tokens in a row, at most; a longer example has a row of its own
     ranks: int
     rank: int
     seed: int
@@ -59,6 +62,10 @@ class Schedule:
         """Optimiser steps in the whole run."""
         return self.epochs * ceil(len(self.tokens) / self.batch_size)
 
+    def trained(self, steps: int) -> Iterator[int]:
+        """The examples of the first `steps` steps, over all ranks, one after the other."""
+        return chain.from_iterable(islice(self._steps(), steps))
+
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
@@ -77,25 +84,25 @@ class Schedule:
                 yield order[start : start + self.batch_size]
 
     def _packed(self, step: list[int], rows: int) -> list[list[int]] | None:
-        """The step's pairs in `rows` rows of each rank, the fullest first; None where they do not fit."""
+        """The step's examples in `rows` rows of each rank, the fullest first; None where they do not fit."""
         packed: list[list[int]] = [[] for _ in range(rows * self.ranks)]
         emptiest = [(0, row) for row in range(len(packed))]
-        for pair in sorted(step, key=lambda pair: (-self.tokens[pair], pair)):
+        for example in sorted(step, key=lambda example: (-self.tokens[example], example)):
             used, row = heappop(emptiest) if emptiest else (self.micro_batch_tokens, -1)
-            if used and used + self.tokens[pair] > self.micro_batch_tokens:
+            if used and used + self.tokens[example] > self.micro_batch_tokens:
                 return None
-            packed[row].append(pair)
+            packed[row].append(example)
             if len(packed[row]) < self.micro_batch_size:
-                heappush(emptiest, (used + self.tokens[pair], row))
-        return sorted(packed, key=lambda row: -sum(self.tokens[pair] for pair in row))
+                heappush(emptiest, (used + self.tokens[example], row))
+        return sorted(packed, key=lambda row: -sum(self.tokens[example] for example in row))
 
     def _mine(self, rows: list[list[int]], step: list[int], place: int) -> MicroBatch:
         """This rank's row of those that all compute at once; who gets the fuller one changes from pass to pass."""
         together = rows[place * self.ranks : (place + 1) * self.ranks]
         mine = tuple(together[self.rank if place % 2 == 0 else -1 - self.rank])
-        idle = (min(step, key=lambda pair: (self.tokens[pair], pair)),)
+        idle = (min(step, key=lambda example: (self.tokens[example], example)),)
         shares = [tuple(row) or idle for row in together]
-        pairs = max(len(share) for share in shares)
-        tokens = max(sum(self.tokens[pair] for pair in share) for share in shares)
-        divisors = len(step), sum(self.chosen_tokens[pair] for pair in step)
-        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, pairs, tokens)
+        most = max(len(share) for share in shares)
+        tokens = max(sum(self.tokens[example] for example in share) for share in shares)
+        divisors = sum(self.weights[e] for e in step), sum(self.token_weights[e] for e in step)
+        return MicroBatch(mine or idle, *divisors, 1.0 if mine else 0.0, most, tokens, place)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
 from reward.frozen import Frozen
 from trainers.objectives import AnyObjective, Objective
+from trainers.peft_kinds import AnyPeft, Lora, plain_lora
 
 AnObjective = TypeVar("AnObjective", bound=Objective)
 
@@ -59,24 +60,14 @@ else:
     AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="type")]  # noqa: UP007
 
 
-class Lora(Frozen):
-    """A low-rank adapter; names and defaults as in the peft library."""
-
-    type: Literal["lora"] = "lora"
-    r: int = Field(16, ge=1, le=64, description="Rank.")
-    lora_alpha: int = Field(32, ge=1, le=1024, description="The update is scaled by lora_alpha / r.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = Field(
-        "all-linear", description="Names of the linear layers that are adapted."
-    )
-
-
 class Resources(Frozen):
     """What an attempt occupies while it runs."""
 
     slots: int = Field(1, ge=1, le=1024, description="GPUs; on CPU, pairs of one-threaded processes.")
 
 
+#: how a finished policy is served
+Serving = Literal["adapter", "merged"]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -91,9 +82,29 @@ class JobSpec(Asked):
     suffix: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(0, ge=0, le=2147483647)
     metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
-    peft: Lora = Lora()
+    peft: AnyPeft = Lora()
+    serving: Serving | None = Field(
+        None, description="`adapter` on the base model's engine, or `merged` weights with an engine of their own."
+    )
     resources: Resources = Resources()
     integrations: list[str] = Field([], max_length=0, description="None is offered yet.")
+
+    @field_validator("serving")
+    @classmethod
+    def _engines_load_it(cls, serving: Serving | None, given: ValidationInfo) -> Serving | None:
+        if serving == "adapter" and "peft" in given.data and not plain_lora(given.data["peft"]):
+            raise ValueError("engines load plain LoRA adapters only; this job can only be served merged")
+        return serving
+
+    @property
+    def served_as(self) -> Serving:
+        """What was asked or settled at submit; else an adapter where the kind is one that engines load."""
+        return self.serving or ("adapter" if plain_lora(self.peft) else "merged")
+
+    def learning_rate(self) -> float:
+        """The peak learning rate: as asked, else the method's for a LoRA times the factor of what trains."""
+        objective = self.method.objective
+        return objective.resolved_learning_rate() * (1.0 if objective.learning_rate else self.peft.rate)
 
 
 class Assignment(Frozen):
@@ -103,8 +114,9 @@ class Assignment(Frozen):
     attempt: int = Field(ge=1)
     spec: JobSpec
     base_model: str = Field(description="Public name of the base model.")
-    model_path: Path
+    model_path: Path = Field(description="The base model's folder, or that of merged weights the job goes on from.")
     model_digest: str
+    merged_model: str | None = Field(None, description="Public id of the policy whose merged weights those are.")
     adapter_path: Path | None = Field(None, description="The adapter of the policy that the job goes on from.")
     training_path: Path
     validation_path: Path | None = None

@@ -1,4 +1,4 @@
-"""What a run did to single tokens: log-ratio, KL and mask of some pairs, for people and plots to read."""
+"""What a run did to single tokens: log-ratio, KL and mask of some examples, for people and plots to read."""
 
 from __future__ import annotations
 
@@ -8,53 +8,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.data.tokens import Encoder, TokenPair
+from trainers.data.encoder import Encoder
+from trainers.data.examples import Answer, Example
 from trainers.learner import Learner
-from trainers.rows import on
+from trainers.rows import by_leaf, on
 
 NAME = "token_masks.json"
-PAIRS = 64
+EXAMPLES = 64
 
 
 @torch.no_grad()
 def token_masks(
-    learner: Learner, rows: Sequence[TokenPair], encoder: Encoder, *, micro_batch_size: int, device: torch.device
+    learner: Learner, examples: Sequence[Example], encoder: Encoder, *, micro_batch_size: int, device: torch.device
 ) -> dict[str, Any]:
-    """`{"pairs": [{line, prompt, prompt_ids, chosen: {ids, tokens, log_ratio, kl, mask…}, rejected: {…}}]}`.
+    """`{"examples": [{line, prompt, prompt_ids, chosen: {ids, tokens, log_ratio, kl, mask…}, rejected: {…}}]}`.
 
-    At most PAIRS pairs from the start of the rows; every rank must call it, with the same rows. Lists have one
-    entry per completion token; `mask` and `kl_mask` are there where the objective weighs tokens.
+    At most EXAMPLES from the start; every rank must call it, with the same ones. Lists have one entry per scored
+    token; `mask` and `kl_mask` are there where the objective weighs tokens, `weight` where the file does.
     """
     learner.eval()
-    pairs: list[dict[str, Any]] = []
-    shown = rows[:PAIRS]
-    for start in range(0, len(shown), micro_batch_size):
-        chunk = shown[start : start + micro_batch_size]
+    shown: list[dict[str, Any]] = []
+    names = learner.objective.answers
+    for start in range(0, len(examples[:EXAMPLES]), micro_batch_size):
+        chunk = examples[:EXAMPLES][start : start + micro_batch_size]
         answers = _answers(learner, chunk, encoder, device)
-        for place, row in enumerate(chunk):
-            ids = row.prompt.tolist()
-            both = {"chosen": answers[place], "rejected": answers[len(chunk) + place]}
-            pairs.append({"line": row.line, "prompt": encoder.text(ids), "prompt_ids": ids} | both)
-    return {"pairs": pairs}
+        for place, example in enumerate(chunk):
+            ids = example.prompt.tolist()
+            each = {name: answers[place + leaf * len(chunk)] for leaf, name in enumerate(names)}
+            shown.append({"line": example.line, "prompt": encoder.text(ids), "prompt_ids": ids} | each)
+    return {"examples": shown}
 
 
 def _answers(
-    learner: Learner, rows: Sequence[TokenPair], encoder: Encoder, device: torch.device
+    learner: Learner, examples: Sequence[Example], encoder: Encoder, device: torch.device
 ) -> list[dict[str, Any]]:
-    batch = learner.completions(on(device, learner.layout.collate(rows)), log_kl=True)
-    columns: dict[str, Tensor] = {"log_ratio": batch.log_ratio()}
+    batch = learner.completions(on(device, learner.layout.collate(examples)))
+    columns: dict[str, Tensor] = {"log_ratio": batch.log_ratio()} if batch.ref_logp is not None else {}
     if batch.kl is not None:
         columns["kl"] = batch.kl
+    if batch.weights is not None and (batch.weights != 1).any():
+        columns["weight"] = batch.weights
     columns |= learner.objective.token_weights(batch, learner.objective_modules)
-    split = {name: torch.split(column.float().cpu(), _lengths(rows)) for name, column in columns.items()}
+    answers = by_leaf(examples)
+    lengths = [len(answer.scored) for answer in answers]
+    split = {name: torch.split(column.float().cpu(), lengths) for name, column in columns.items()}
     return [
-        {"ids": ids, "tokens": encoder.pieces(ids)} | {name: _rounded(parts[place]) for name, parts in split.items()}
-        for place, ids in enumerate([*(r.chosen.tolist() for r in rows), *(r.rejected.tolist() for r in rows)])
+        _tokens(answer, encoder) | {name: _rounded(parts[place]) for name, parts in split.items()}
+        for place, answer in enumerate(answers)
     ]
 
 
-def _lengths(rows: Sequence[TokenPair]) -> list[int]:
-    return [len(row.chosen) for row in rows] + [len(row.rejected) for row in rows]
+def _tokens(answer: Answer, encoder: Encoder) -> dict[str, Any]:
+    pieces, ids = encoder.pieces(answer.ids.tolist()), answer.ids.tolist()
+    return {"ids": [ids[place] for place in answer.scored], "tokens": [pieces[place] for place in answer.scored]}
 
 
 def _rounded(values: Tensor) -> list[float]:

@@ -17,7 +17,7 @@ from examples.demo.driver import CACHE, Options, run
 from examples.demo.inputs import SETTINGS
 from examples.demo.scoring import Refused
 from examples.demo.tuning import JobFailed
-from trainers.data.records import BadLine
+from trainers.data.lines import BadLine
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -8,7 +8,8 @@ from typing import Any
 
 from openai import OpenAI
 
-from trainers.data.records import Pair, Part
+from trainers.data.fields import Part
+from trainers.data.preference import Pair
 
 #: requests under way at once: the engine batches them
 TOGETHER = 8

@@ -72,8 +72,8 @@ def gather(method: str, results: Results, *, reviews: bool) -> Figures:
         loss_last=at_the_end(curve, "train_loss"),
         margin_last=at_the_end(curve, "rewards/margins"),
         accuracy_last=at_the_end(curve, "rewards/accuracies"),
-        kl_chosen_last=at_the_end(curve, "kl/chosen"),
-        kl_rejected_last=at_the_end(curve, "kl/rejected"),
+        kl_chosen_last=divergence(results.masks, "chosen"),
+        kl_rejected_last=divergence(results.masks, "rejected"),
         favourable_before=favourable_share(results.before) if reviews else None,
         favourable_after=favourable_share(results.after) if reviews else None,
         well_formed_before=well_formed_share(results.before) if reviews else None,
@@ -124,10 +124,16 @@ def sentiment_tokens(tokens: Sequence[str]) -> list[bool]:
 def contrast(masks: dict[str, Any], column: str) -> tuple[float, float] | None:
     """Mean size of a per-token column on sentiment words and on all other tokens; None if it is not there."""
     groups: dict[bool, list[float]] = {True: [], False: []}
-    for answer in (pair[side] for pair in masks["pairs"] for side in ("chosen", "rejected")):
+    for answer in (pair[side] for pair in masks["examples"] for side in ("chosen", "rejected")):
         for flag, value in zip(sentiment_tokens(answer["tokens"]), answer.get(column, ()), strict=False):
             groups[flag].append(abs(value))
     return (fmean(groups[True]), fmean(groups[False])) if groups[True] and groups[False] else None
+
+
+def divergence(masks: dict[str, Any], side: str) -> float | None:
+    """Mean over the shown answers of Σ_t KL(π_ref ‖ π), in nats; None where there is none."""
+    answers = [pair[side] for pair in masks["examples"] if "kl" in pair[side]]
+    return fmean(sum(answer["kl"]) for answer in answers) if answers else None
 
 
 def _rounded(value: Any) -> Any:

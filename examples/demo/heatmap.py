@@ -34,7 +34,7 @@ COLUMNS = {"mask": "mask weight", "log_ratio": "log-ratio of the policy over its
 
 def write(masks: dict[str, Any], title: str, notes: str, path: Path) -> Path:
     """The page for the first pair of a `token_masks.json`; every token shows its numbers under the pointer."""
-    pair = masks["pairs"][0]
+    pair = masks["examples"][0]
     answers = "\n".join(_answer(side, pair[side], _peaks(pair)) for side in ("chosen", "rejected"))
     prompt = f"Prompt: {escape(pair['prompt'])}"
     path.write_text(PAGE.substitute(title=escape(title), prompt=prompt, answers=answers, notes=escape(notes)))

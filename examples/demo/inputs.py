@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo import corpus
-from trainers.data.records import Pair, read_pairs
+from trainers.data.preference import Pair, read_pairs
 
 #: pairs that are kept out of training and only asked and scored afterwards
 HELD_OUT = 24

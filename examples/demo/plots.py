@@ -16,7 +16,11 @@ INK, FAINT, BLUE, ORANGE = "#1f2933", "#d5dae1", "#2a6fbb", "#c8611f"
 PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Loss", "nats per pair", (("train_loss", BLUE, ""),)),
     ("Reward margin", "chosen - rejected", (("rewards/margins", BLUE, ""),)),
-    ("KL from the reference", "nats per answer", (("kl/chosen", BLUE, "chosen"), ("kl/rejected", ORANGE, "rejected"))),
+    (
+        "KL from the reference",
+        "nats per answer",
+        (("sampled/kl/chosen", BLUE, "chosen"), ("sampled/kl/rejected", ORANGE, "rejected")),
+    ),
     ("Mask", "over answer tokens", (("mask/mean", BLUE, "mean weight"), ("mask/density", ORANGE, "share above 0"))),
 )
 

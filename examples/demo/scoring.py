@@ -10,7 +10,8 @@ import httpx
 from examples.demo.answers import is_conversation
 from examples.demo.control_plane import ControlPlane
 from reward.spec import Score, ScoreList
-from trainers.data.records import Pair, Part
+from trainers.data.fields import Part
+from trainers.data.preference import Pair
 
 
 class Refused(Exception):

@@ -69,7 +69,7 @@ class BaseModelRow(Table):
 
 
 class Policy(Table):
-    """A finished job's model: an adapter on a base model, served under its public id."""
+    """A finished job's model, served under its public id: an adapter, or merged weights."""
 
     __tablename__ = "policies"
 
@@ -77,10 +77,16 @@ class Policy(Table):
     tenant: Mapped[str] = mapped_column(String(64), index=True)
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     base: Mapped[str] = mapped_column(ForeignKey("base_models.name"))
-    #: the engine's name for the adapter: one per attempt, never used again
+    kind: Mapped[str] = mapped_column(String(16), default="adapter")
+    #: the attempt's name, the adapter's inside its engine: used once and never again
     adapter: Mapped[str] = mapped_column(String(128))
     path: Mapped[str]
-    rank: Mapped[int]
+    #: of an adapter
+    rank: Mapped[int | None]
+    #: of merged weights, as base models have it
+    digest: Mapped[str | None] = mapped_column(String(64))
+    #: the policy on whose merged weights an adapter goes; none: on the base model's
+    merged: Mapped[str | None] = mapped_column(ForeignKey("policies.id"))
     created_at: Mapped[int] = mapped_column(default=now)
     deleted_at: Mapped[int | None]
 

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 def create(spec: JobSpec, caller: Caller, parts: Parts) -> FineTuningJob:
     """Queue a job; it starts when its slots are free."""
     settings = parts.settings
-    admission.check(parts.database, spec, tenant=caller.tenant, settings=settings)
+    spec = admission.check(parts.database, spec, tenant=caller.tenant, settings=settings)
     with parts.database.transaction() as db:
         job = jobs.create(db, spec, tenant=caller.tenant, capacity=settings.slots)
         return FineTuningJob.of(job, settings.organization)

@@ -24,9 +24,10 @@ def listing(caller: Caller, db: Reading) -> ListOf[ModelObject]:
 
 
 @router.get("/engines")
-def engines(parts: Parts) -> dict[str, Any]:
-    """The running vLLM engines: base model, state, and the reason where one is not ready."""
-    found = parts.engines.status()
+def engines(caller: Caller, db: Reading, parts: Parts) -> dict[str, Any]:
+    """The vLLM engines of base models and of the caller's merged policies: state, and why one is not ready."""
+    own = {model.name for model in registry.bases(db)} | {p.id for p in registry.policies(db, tenant=caller.tenant)}
+    found = [engine for engine in parts.engines.status() if engine.base in own]
     listed = [{"object": "engine", "base": e.base, "state": e.state, "reason": e.reason} for e in found]
     return {"object": "list", "data": listed}
 

@@ -1,4 +1,4 @@
-"""One running vLLM for one base model: started, asked until it answers, given adapters, stopped."""
+"""One running vLLM for one model folder: started, asked until it answers, given adapters, stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_ANSWER_SECONDS, ADAPTER_SECONDS, LOOK_SECONDS, PAUSE_SECONDS = 60.0, 120.0
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How engines run; one for all base models."""
+    """How engines run; one for all models."""
 
     python: Path  #: interpreter of the serving environment
     home: Path  #: engines get their folders under `home/engines`
@@ -42,7 +42,7 @@ class EngineSettings:
     threads: int | None = None  #: on CPU; None: half of the cores, one at least
 
     def folder(self, base: str) -> Path:
-        """Where the engine of a base model has its log and the record of its process."""
+        """Where the engine of a model has its log and the record of its process."""
         return self.home / "engines" / quote(base, safe="")
 
 

@@ -1,4 +1,4 @@
-"""All engines: one per base model on demand, the least recently used idle one stopped when there are too many."""
+"""All engines: one per base model or merged policy, on demand; of too many the least recently used idle one stops."""
 
 from __future__ import annotations
 
@@ -33,21 +33,29 @@ class Engines:
     def endpoint(self, servable: Servable) -> Endpoint:
         """Where the model answers. Blocks until its engine is ready and its adapter loaded.
 
-        Callers of one base model share one start; a dead engine is started again.
+        Callers of one engine share one start; a dead engine is started again.
         Raises Invalid if the model cannot be served, Unavailable with a sentence if the engine is not to be had.
         """
         slot = self._slot(servable.base)
         return slot.endpoint(servable, lambda: self._reserve(slot), self._closed.is_set)
 
     def unload(self, servable: Servable) -> None:
-        """Stop serving an adapter; its base model's engine stays."""
-        slot = self._slots.get(servable.base)
-        if slot is not None and servable.adapter is not None:
+        """Stop serving a policy: its adapter leaves the engine, which stays; an engine of its own ends."""
+        if servable.adapter is None:
+            self.forget(servable.base)
+        elif slot := self._slots.get(servable.base):
             slot.unload(servable.adapter)
 
     def stop(self, base: str) -> None:
         """Stop a base model's engine; the next request starts it again."""
         slot = self._slots.get(base)
+        if slot is not None:
+            slot.stop()
+
+    def forget(self, base: str) -> None:
+        """Stop the engine of weights that are no longer served."""
+        with self._registering:
+            slot = self._slots.pop(base, None)
         if slot is not None:
             slot.stop()
 

@@ -14,9 +14,9 @@ from service.serving.engine import EngineSettings
 from service.serving.engines import Servable
 
 
-def facts(servable: Servable, base_digest: str, settings: EngineSettings) -> Facts:
+def facts(servable: Servable, weights_digest: str, settings: EngineSettings) -> Facts:
     """Digests of a model's files, which never change under one id."""
-    return _facts(servable.base_path, servable.adapter_path, base_digest, _dtype(servable.base_path, settings))
+    return _facts(servable.base_path, servable.adapter_path, weights_digest, _dtype(servable.base_path, settings))
 
 
 @lru_cache(maxsize=256)

@@ -47,16 +47,15 @@ def check_base(config: Mapping[str, Any], *, gpu: bool) -> None:
         raise Invalid(f"head_dim is {size}; without a GPU engines serve only {sizes}", param="model")
 
 
-def check_lora(rank: int, targets: Sequence[str] | str, settings: LoraLimits) -> None:
-    """Raises Invalid (param `peft.r`, `peft.target_modules`) if engines take no adapter of this rank and layers."""
+def lora_hindrance(rank: int, targets: Sequence[str] | str, settings: LoraLimits) -> tuple[str, str] | None:
+    """Why engines take no adapter of this rank and layers, and the field that says so; None where they do."""
     if rank > settings.max_lora_rank:
-        raise Invalid(f"rank {rank} is more than the {settings.max_lora_rank} that engines take", param="peft.r")
-    if targets == "all-linear":
-        return
-    strange = sorted({targets} if isinstance(targets, str) else set(targets) - set(settings.lora_targets))
+        return f"rank {rank} is more than the {settings.max_lora_rank} that engines take", "peft.r"
+    strange = [] if isinstance(targets, str) else sorted(set(targets) - set(settings.lora_targets))
     if strange:
         names = f"{', '.join(strange)}; engines adapt {', '.join(settings.lora_targets)}"
-        raise Invalid(f"target_modules names {names}", param="peft.target_modules")
+        return f"target_modules names {names}", "peft.target_modules"
+    return None
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

@@ -25,10 +25,10 @@ State = Literal["starting", "ready", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Servable:
-    """A model as an engine sees it: a base model, or an adapter on one."""
+    """A model as an engine sees it: weights with an engine of their own, or an adapter on such."""
 
     id: str  #: public
-    base: str  #: public id of the base model
+    base: str  #: public id of the base model or merged policy whose engine it is
     base_path: Path
     adapter: str | None = None  #: the immutable name inside the engine, e.g. `ftjob-abc-a1`
     adapter_path: Path | None = None
@@ -36,7 +36,7 @@ class Servable:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What an operator sees of a base model's engine."""
+    """What is seen of the engine of a base model or merged policy."""
 
     base: str
     state: State
@@ -46,7 +46,7 @@ class EngineStatus:
 
 
 class Slot:
-    """Starts, revives and empties the engine of one base model; every change happens under `lock`."""
+    """Starts, revives and empties the engine of one model folder; every change happens under `lock`."""
 
     def __init__(self, base: str, settings: EngineSettings) -> None:
         self.base = base

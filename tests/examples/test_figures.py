@@ -26,7 +26,12 @@ def score(value: float) -> Score:
 
 
 def answer(mask: list[float]) -> dict:
-    return {"tokens": ["The", " plot", " is", " wa", "rm", "."], "mask": mask, "log_ratio": [0, 0, 0, -2, 4, 1]}
+    return {
+        "tokens": ["The", " plot", " is", " wa", "rm", "."],
+        "mask": mask,
+        "log_ratio": [0, 0, 0, -2, 4, 1],
+        "kl": [0.1] * 6,
+    }
 
 
 def step(number: int) -> dict[str, float]:
@@ -36,8 +41,8 @@ def step(number: int) -> dict[str, float]:
         "train_loss": 1 / number,
         "rewards/margins": number,
         "rewards/accuracies": 1,
-        "kl/chosen": 0.5,
-        "kl/rejected": 1.5,
+        "sampled/kl/chosen": 0.5,
+        "sampled/kl/rejected": 1.5,
         "mask/density": 0.75,
         "mask/mean": 0.6,
     }
@@ -45,7 +50,7 @@ def step(number: int) -> dict[str, float]:
 
 @pytest.fixture
 def results():
-    masks = {"pairs": [{"prompt": "<b>?", "chosen": answer([0, 0, 0, 3, 1, 1]), "rejected": answer([1] * 6)}]}
+    masks = {"examples": [{"prompt": "<b>?", "chosen": answer([0, 0, 0, 3, 1, 1]), "rejected": answer([1] * 6)}]}
     return figures.Results(
         curve=[step(number) for number in range(1, 21)],
         before=[[GOOD, BAD], [BAD, "nonsense"]],
@@ -125,7 +130,7 @@ def test_rows_without_a_number_are_left_out_of_the_table(results):
 def test_the_page_shows_every_token_with_its_numbers_and_escapes_the_prompt(results, tmp_path):
     page = heatmap.write(results.masks, "Title", "Notes", tmp_path / "tokens.html").read_text()
     assert page.count('class="token"') == 2 * 2 * 6
-    assert 'title="mask 3.000, log-ratio -2.000"' in page
+    assert 'title="mask 3.000, log-ratio -2.000, kl 0.100"' in page
     assert "&lt;b&gt;?" in page
     assert "<b>" not in page
     assert "rgb(var(--mask) / 0.750)" in page

@@ -10,7 +10,7 @@ import pytest
 
 from examples.demo import answers, inputs
 from examples.demo.__main__ import parsed
-from trainers.data.records import BadLine
+from trainers.data.lines import BadLine
 from trainers.objectives import DPO, SparsePO
 
 

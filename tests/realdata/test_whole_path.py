@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.realdata, pytest.mark.vllm, pytest.mark.deepspeed]
 
@@ -45,12 +47,12 @@ def sample(service, model: str, count: int, seed: int, prompts: list[list[int]] 
     return answer.choices
 
 
-def tune(service, model: str, file: str, kind: str, **hyperparameters: Any) -> Any:
+def tune(service, model: str, file: str, kind: str, peft: dict[str, Any] | None = None, **hyperparameters: Any) -> Any:
     job = service.client.fine_tuning.jobs.create(
         model=model,
         training_file=file,
         method={"type": kind, kind: {"hyperparameters": hyperparameters}},
-        extra_body={"peft": {"r": 16, "lora_alpha": 32}},
+        extra_body={"peft": peft or {"r": 16, "lora_alpha": 32}},
     )
     deadline = time.monotonic() + 300
     while (job := service.client.fine_tuning.jobs.retrieve(job.id)).status in ("queued", "running"):
@@ -170,13 +172,35 @@ def test_sparsepo_on_a_finished_policy_starts_at_log_2_and_is_served_as_trained(
     job = tune(service, dpo.fine_tuned_model, file, "sparsepo", learning_rate=1e-3, batch_size=16)
     assert losses(service, job.id)[0] == pytest.approx(math.log(2), abs=1e-4)
     masks = json.loads((service.home / "artifacts" / f"{job.id}-a1" / "token_masks.json").read_text())
-    trained = [row[side]["log_ratio"] for row in masks["pairs"][:8] for side in ("chosen", "rejected")]
+    trained = [row[side]["log_ratio"] for row in masks["examples"][:8] for side in ("chosen", "rejected")]
     inputs = [
         {"prompt": row["prompt_ids"], "response": row[side]["ids"]}
-        for row in masks["pairs"][:8]
+        for row in masks["examples"][:8]
         for side in ("chosen", "rejected")
     ]
     served = reward(service, job.fine_tuned_model, dpo.fine_tuned_model, inputs, include=["token_scores"])
     for ours, theirs in zip(trained, served, strict=True):
         assert theirs["token_scores"] == pytest.approx(ours, abs=2e-3)
         assert any(abs(value) > 0.01 for value in ours)
+
+
+def test_a_whole_policy_is_served_and_scored_as_trained(service, file):
+    job = tune(service, "stories", file, "dpo", {"type": "full"}, learning_rate=1e-4, batch_size=16)
+    assert job.serving == "merged"
+    policy, folder = job.fine_tuned_model, service.home / "artifacts" / f"{job.id}-a1"
+    prompt = [1, *sample(service, "stories", 1, 3000)[0].token_ids[:8]]
+    answer = service.client.completions.create(
+        model=policy, prompt=prompt, max_tokens=100, temperature=0, extra_body={"return_token_ids": True}
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32)
+    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=100, do_sample=False)[0, len(prompt) :].tolist()
+    assert answer.choices[0].token_ids == greedy[: len(answer.choices[0].token_ids)]
+    assert len(answer.choices[0].token_ids) > 50
+    shown = json.loads((folder / "token_masks.json").read_text())["examples"][:4]
+    inputs = [{"prompt": row["prompt_ids"], "response": row["chosen"]["ids"]} for row in shown]
+    scored = reward(service, policy, "stories", inputs, include=["token_scores"])
+    for row, theirs in zip(shown, scored, strict=True):
+        assert theirs["token_scores"] == pytest.approx(row["chosen"]["log_ratio"], abs=2e-3)
+        assert any(abs(value) > 0.01 for value in theirs["token_scores"])
+    service.client.models.delete(policy)
+    assert policy not in [model.id for model in service.client.models.list()]

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.db.tables import Annotation, File
 from service.states import Status
-from trainers.data.records import check_pairs
+from trainers.data import records
 
 WORDS = {"type": "lexicon", "weights": {"good": 1}}
 ENGINE = Path(__file__).with_name("engine_program.py")
@@ -58,7 +58,7 @@ def test_prompts_become_a_training_file_with_scores_and_provenance(api, annotate
     assert (rows[0]["scores"], rows[0]["chosen_score"], rows[0]["rejected_score"]) == ([0, 1, 2], 2, 0)
     assert rows[0]["provenance"]["policy"] == "tiny"
     assert len(rows[0]["provenance"]["reward"]["reward_sha256"]) == 64
-    assert check_pairs(settings.files / done["result_file"]) == 2
+    assert records.check(settings.files / done["result_file"], "preference") == 2
     job = create(training_file=done["result_file"])
     assert until(job["id"], "succeeded")["training_file"] == done["result_file"]
 
@@ -179,10 +179,11 @@ def test_what_cannot_be_annotated_is_refused_by_field(annotate, fields, param):
         (b'{"prompt": "a"}\n{"prompt": ""}\n', "line 2: prompt must be"),
         (
             b'{"prompt": "a"}\n\n{"prompt": [{"role": "assistant", "content": "a"}]}',
-            "line 3: the prompt must end before",
+            "line 3: prompt must end before",
         ),
         (b'{"prompt": "\xff"}', "line 1: the text is not UTF-8"),
-        (b'{"prompt": "\\ud800"}', "line 1: the text holds half"),
+        (b'{"prompt": "\\ud800"}', "line 1: prompt holds half"),
+        (b'{"messages": [{"role": "tool", "content": "4"}]}', "line 1: prompt[0] is about tools"),
         (b"[]", "line 1: not a JSON object"),
         (b"\n", "line 1: the file holds no prompt"),
     ],

@@ -116,11 +116,20 @@ def test_a_reward_is_evaluated_on_a_file_by_subset(api, words, upload):
     assert found["subsets"]["code"]["low"] < 1.25 / 3 < found["subsets"]["code"]["high"]
 
 
+def said_by(text):
+    return [{"role": "assistant", "content": text}]
+
+
 def test_an_evaluation_names_the_line_that_is_wrong(api, words, upload):
     pair = {"prompt": "q", "chosen": "good", "rejected": "bad"}
     bad = [
         (lines(pair, pair | {"preference": 2}), "line 2: preference must be"),
         (lines(pair) + "{", "line 2: not valid JSON"),
+        (lines(pair | {"chosen": ""}), "line 1: chosen is empty"),
+        (
+            lines({"prompt": [{"role": "tool", "content": "4"}], "chosen": said_by("a"), "rejected": said_by("b")}),
+            "about tools",
+        ),
         ("\n" + lines(pair, {"prompt": [1], "chosen": [2], "rejected": [3]}), r"line 3: input[2] is token ids"),
     ]
     for content, words_said in bad:

@@ -4,8 +4,10 @@
 What it does is chosen by the job's metadata {"act": ...}: succeed, fail, die, or work until it is told to stop.
 """
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -30,7 +32,8 @@ def stop(*_: object) -> None:
 signal.signal(signal.SIGTERM, stop)
 (out / "token").write_text(os.environ["PREFSERVE_ATTEMPT_TOKEN"])
 say(1, "Step 1/2: training loss=0.69", "metrics", step=1, total_steps=2, train_loss=0.69, eta_seconds=60)
-say(2, "Checkpoint", checkpoint={"step_number": 2, "path": "checkpoints/step-2", "metrics": {"train_loss": 0.5}})
+metrics = {"train_loss": 0.5} | ({"valid_loss": 0.6} if assignment["validation_path"] else {})
+say(2, "Checkpoint", checkpoint={"step_number": 2, "path": "checkpoints/step-2", "metrics": metrics})
 if act == "work":
     time.sleep(120)
 elif act == "die":
@@ -42,19 +45,28 @@ elif act == "fail":
     (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
     sys.exit(1)
 else:
+    spec, kind = assignment["spec"], assignment["spec"]["serving"]
+    files = {}
+    if kind == "merged":
+        shutil.copytree(assignment["model_path"], out / "merged", dirs_exist_ok=True)
+        (out / "merged" / "model.safetensors").write_bytes(assignment["job"].encode())
+        for path in (out / "merged").iterdir():
+            content = path.read_bytes()
+            files[f"merged/{path.name}"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest = {
         "job": assignment["job"],
         "attempt": assignment["attempt"],
         "created_at": int(time.time()),
-        "kind": "adapter",
+        "kind": kind,
         "base_model": assignment["base_model"],
         "base_digest": assignment["model_digest"],
-        "rank": assignment["spec"]["peft"]["r"],
+        "merged_model": assignment["merged_model"] if kind == "adapter" else None,
+        "rank": spec["peft"]["r"] if kind == "adapter" else None,
         "target_modules": ["q_proj"],
         "trained_tokens": 1234,
         "steps": 2,
         "metrics": {"train_loss": 0.5, "initial_loss": 0.69},
         "checkpoints": [],
-        "files": {},
+        "files": files,
     }
     (out / "manifest.json").write_text(json.dumps(manifest))

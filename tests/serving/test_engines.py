@@ -70,6 +70,20 @@ def test_an_adapter_is_loaded_once_under_its_immutable_name(quick, start_engines
     assert engines.status()[0].adapters == ()
 
 
+def test_a_merged_policys_engine_is_its_own_and_ends_with_it(quick, start_engines, tiny, model, tmp_path):
+    engines = start_engines(quick)
+    merged = replace(model("merged"), id="ft:tiny:local::abc", base="ft:tiny:local::abc")
+    on_it = replace(merged, id="ft:tiny:local::def", adapter="ftjob-def-a1", adapter_path=tmp_path)
+    urls = [engines.endpoint(servable).url for servable in (tiny, merged, on_it)]
+    assert urls[0] != urls[1] == urls[2]
+    assert states(engines) == {"tiny": "ready", merged.id: "ready"}
+    engines.unload(on_it)
+    assert states(engines) == {"tiny": "ready", merged.id: "ready"}
+    engines.unload(merged)
+    assert states(engines) == {"tiny": "ready"}
+    assert not processes.find(quick.folder(merged.id)).alive
+
+
 def test_an_engine_that_is_killed_starts_again_with_its_adapter(quick, start_engines, tiny, tmp_path):
     engines = start_engines(quick)
     policy = replace(tiny, adapter="ftjob-x-a1", adapter_path=tmp_path)

@@ -33,15 +33,15 @@ def test_models_whose_layers_adapters_do_not_fit_are_refused(change):
 
 
 def test_an_adapter_must_fit_rank_and_layers(quick):
-    limits.check_lora(64, "all-linear", quick)
-    limits.check_lora(8, ["q_proj", "down_proj"], quick)
-    with pytest.raises(Invalid, match="65") as rank:
-        limits.check_lora(65, "all-linear", quick)
-    with pytest.raises(Invalid, match="lm_head") as layers:
-        limits.check_lora(8, ["q_proj", "lm_head"], quick)
-    with pytest.raises(Invalid, match="embed_tokens"):
-        limits.check_lora(8, "embed_tokens", quick)
-    assert (rank.value.param, layers.value.param) == ("peft.r", "peft.target_modules")
+    assert limits.lora_hindrance(64, "all-linear", quick) is None
+    assert limits.lora_hindrance(8, ["q_proj", "down_proj"], quick) is None
+    assert limits.lora_hindrance(65, "all-linear", quick) == (
+        "rank 65 is more than the 64 that engines take",
+        "peft.r",
+    )
+    why, param = limits.lora_hindrance(8, ["q_proj", "lm_head"], quick)
+    assert "lm_head; engines adapt q_proj" in why
+    assert param == "peft.target_modules"
 
 
 def test_vllm_gets_the_next_rank_that_it_takes():

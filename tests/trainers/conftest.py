@@ -19,15 +19,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example, pair
 from trainers.manifest import Manifest
-from trainers.rows import Row
+from trainers.rows import Row, by_leaf, scored
 from trainers.spec import Assignment, JobSpec
 
 ROOT = Path(__file__).parents[2]
 #: 256 bytes and an end, with room
 VOCABULARY = 260
-PATIENCE = 120
+PATIENCE = 300
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
@@ -132,25 +132,23 @@ class Padded:
     pad: int = 0
     name = "padded"
 
-    def tokens(self, row: TokenPair) -> int:
-        return row.tokens + len(row.prompt)
+    def tokens(self, example: Example) -> int:
+        return example.tokens + len(example.prompt)
 
-    def collate(self, rows: Sequence[TokenPair], pairs: int = 0) -> Row:
-        answers = [row.chosen for row in rows] + [row.rejected for row in rows]
-        sequences = [torch.cat([row.prompt, a]) for row, a in zip([*rows, *rows], answers, strict=True)]
+    def collate(self, examples: Sequence[Example], least: int = 0) -> Row:
+        answers = by_leaf(examples)
+        prompts = [example.prompt for example in examples] * len(examples[0].answers)
+        sequences = [torch.cat([prompt, a.ids]) for prompt, a in zip(prompts, answers, strict=True)]
         ids = pad_sequence(sequences, batch_first=True, padding_value=self.pad)
         firsts = [
             k * ids.shape[1] + len(s) - len(a) - 1 for k, (s, a) in enumerate(zip(sequences, answers, strict=True))
         ]
+        before = [torch.arange(first, first + len(a)) for first, a in zip(firsts, answers, strict=True)]
         return {
             "input_ids": ids,
             "position_ids": torch.arange(ids.shape[1]).expand_as(ids),
             "places": (),
-            "positions": torch.cat([torch.arange(f, f + len(a)) for f, a in zip(firsts, answers, strict=True)]),
-            "targets": torch.cat(answers),
-            "segment": torch.cat([torch.full((len(a),), k) for k, a in enumerate(answers)]),
-            "count": len(answers),
-            "most": sum(len(answer) for answer in answers),
+            **scored(examples, before),
         }
 
     def states(self, model: Any, row: Row, *, every_block: bool = False) -> tuple[torch.Tensor, ...]:
@@ -165,10 +163,10 @@ def _padded():
 
 
 @pytest.fixture
-def rows() -> list[TokenPair]:
+def rows() -> list[Example]:
     """Five pairs as tensors."""
     names = ("prompt", "chosen", "rejected")
-    return [TokenPair(line, *(torch.tensor(row[n]) for n in names)) for line, row in enumerate(id_rows(5), 1)]
+    return [pair(line, *(torch.tensor(row[n]) for n in names)) for line, row in enumerate(id_rows(5), 1)]
 
 
 @dataclass
@@ -216,7 +214,9 @@ class Attempt:
 def assign(model_path, pairs_path):
     """An Assignment over the tiny model: method, its hyperparameters, anything else by name."""
 
-    def make(method: str, *, peft: dict[str, Any] | None = None, seed: int = 0, **rest: Any) -> Assignment:
+    def make(
+        method: str, *, peft: dict[str, Any] | None = None, serving: str | None = None, seed: int = 0, **rest: Any
+    ) -> Assignment:
         given = {key: rest.pop(key) for key in list(rest) if key in Assignment.model_fields}
         small = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "warmup_ratio": 0.0, "checkpoints": 1}
         spec = {
@@ -224,7 +224,8 @@ def assign(model_path, pairs_path):
             "training_file": "file-1",
             "seed": seed,
             "method": {"type": method, method: {"hyperparameters": small | rest}},
-            "peft": {"r": 4, "lora_alpha": 8} | (peft or {}),
+            "peft": peft if peft and "type" in peft else {"r": 4, "lora_alpha": 8} | (peft or {}),
+            "serving": serving,
         }
         places = {"base_model": "tiny", "model_path": model_path, "model_digest": "d", "training_path": pairs_path}
         return Assignment(job="ftjob-1", attempt=1, spec=JobSpec.model_validate(spec), **(places | given))

@@ -42,9 +42,9 @@ def test_where_the_answers_tie_the_loss_is_the_published_threshold_of_the_diffic
     tied = Completions(torch.full((2,), -9.0), torch.tensor([-12.0, -10.0]), torch.arange(2), 2)
     found = DPO(beta=beta).loss(tied)
     assert float(found.metrics["ranking/difficulty"]) == pytest.approx(2 * beta, rel=1e-6)
-    assert float(found.per_pair) == pytest.approx(math.log1p(math.exp(-2 * beta)), rel=1e-6)
+    assert float(found.per_example) == pytest.approx(math.log1p(math.exp(-2 * beta)), rel=1e-6)
     assert {0.1: 0.598139, 0.5: 0.313262, 1.0: 0.126928}[beta] == threshold
-    assert float(found.per_pair) == pytest.approx(threshold, abs=1e-6)
+    assert float(found.per_example) == pytest.approx(threshold, abs=1e-6)
     assert found.metrics["ranking/accuracy"].tolist() == [1]  # a tie is right
 
 

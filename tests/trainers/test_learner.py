@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example
 from trainers.layouts import TreeLayout
 from trainers.learner import Learner
-from trainers.objectives import DPO, Objective, SparsePO
+from trainers.objectives import DPO, Objective, SparsePO, Supervised
 from trainers.policy import load_policy
 from trainers.probe import choose
 from trainers.rows import tree_row as collate
@@ -41,7 +42,7 @@ def make(assign):
     return learner
 
 
-def dense(learner: Learner, rows: list[TokenPair], objective: Objective) -> Tensor:
+def dense(learner: Learner, rows: list[Example], objective: Objective) -> Tensor:
     """The objective's definition from all logits of a merged policy and the plain base."""
     policy = copy.deepcopy(learner.policy).merge_and_unload().double()
     reference = copy.deepcopy(learner.policy).unload().double()
@@ -50,7 +51,7 @@ def dense(learner: Learner, rows: list[TokenPair], objective: Objective) -> Tens
     losses = []
     for row in rows:
         s, price = 0.0, 0.0
-        for answer, sign in ((row.chosen, 1), (row.rejected, -1)):
+        for answer, sign in ((row.answers[0].ids, 1), (row.answers[1].ids, -1)):
             ids, first = torch.cat([row.prompt, answer])[None], len(row.prompt) - 1
             log_pi = policy(ids).logits[0, first:-1].log_softmax(-1)
             out = reference(ids, output_hidden_states=True)
@@ -71,11 +72,6 @@ def masks(learner: Learner, objective: Objective, states: Tensor, count: int) ->
         return ones, zeros, zeros.sum()
     if objective.mask == "ones":
         return ones, ones, count * torch.tensor(objective.l1_reward + objective.l1_kl).double()
-    if objective.mask == "mapo":
-        level = states.mean(-1)
-        low, high = level.min(1, keepdim=True).values, level.max(1, keepdim=True).values
-        mask = ((level - low) / (high - low)).mean(0) if count > 1 else ones
-        return mask, mask, zeros.sum()
     networks = learner.objective_modules
     m_u, m_d = networks.reward(states), (networks.kl or networks.reward)(states)
     shares = 0.5 if networks.kl is None else 1.0
@@ -87,7 +83,6 @@ OBJECTIVES = [
     SparsePO(beta=0.5, mask="ones"),
     SparsePO(beta=0.5, l1_reward=0.01, l1_kl=0.03),
     SparsePO(beta=0.5, mask="learned_independent", l1_reward=0.01, l1_kl=0.03),
-    SparsePO(beta=0.5, mask="mapo"),
 ]
 
 
@@ -133,11 +128,11 @@ def test_neighbours_do_not_change_a_pairs_loss(make, rows):
 def test_logits_computed_again_give_the_same_losses_and_gradients(make, rows):
     results = []
     for budget in (256.0, 12 * 2 * 260 * 8 / 2**20):  # all kept; twelve tokens of 260 words, policy and reference
-        learner = make(OBJECTIVES[2].model_copy(update={"head_memory_mb": budget}))
+        learner = make(OBJECTIVES[3].model_copy(update={"head_memory_mb": budget}))
         losses, _, metrics = learner(collate(rows))
         losses.sum().backward()
         results.append([losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)])
-        tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
+        tokens = sum(len(answer) for row in rows for answer in row.answers)
         said = metrics["memory/head_mb"].tolist()
         assert said == [pytest.approx(min(budget, tokens * 2 * 260 * 8 / 2**20), rel=0.4)]
         assert said[0] <= budget
@@ -164,24 +159,34 @@ def test_only_the_adapter_and_the_objectives_modules_have_gradients(make, rows):
 
 
 def test_what_the_objective_does_not_need_is_not_computed(make, rows):
-    batch = make(DPO()).completions(collate(rows))
-    assert batch.kl is None
+    learner = make(DPO())
+    batch = learner.completions(collate(rows))
     assert batch.ref_states is None
+    assert batch.activation is None
     assert make(SparsePO(mask="ones")).completions(collate(rows)).ref_states is None
+    alone = [replace(row, answers=row.answers[:1]) for row in rows]
+    without = make(Supervised())
+    without.reference = None
+    assert torch.equal(without(collate(alone))[1], -batch.logp[batch.segment < 5])
 
 
-def test_a_logged_kl_is_the_true_one_and_leaves_the_gradient_alone(make, rows):
+def test_a_sampled_kl_is_that_pairs_true_one_and_leaves_the_gradient_alone(make, rows):
     gradients = []
-    for log_kl in (False, True):
+    for sample in (None, 7):
         learner = make(DPO())
-        losses, _, metrics = learner(collate(rows), log_kl=log_kl)
+        losses, _, metrics = learner(collate(rows), sample=sample)
         losses.sum().backward()
         gradients.append([p.grad for p in learner.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     batch = make(SparsePO(mask="ones")).completions(collate(rows))
     chosen, rejected = batch.total(batch.kl).chunk(2)
-    assert torch.allclose(metrics["kl/chosen"], chosen, atol=1e-12)
-    assert torch.allclose(metrics["kl/rejected"], rejected, atol=1e-12)
+    assert torch.allclose(metrics["sampled/kl/chosen"], chosen[7 % 5], atol=1e-12)
+    policy, reference = (copy.deepcopy(learner.policy).merge_and_unload(), copy.deepcopy(learner.policy).unload())
+    ids = torch.cat([rows[2].prompt, rows[2].answers[0].ids])[None]
+    log_pi, log_ref = (m(ids).logits[0, len(rows[2].prompt) - 1 : -1].log_softmax(-1) for m in (policy, reference))
+    reverse = (log_pi.exp() * (log_pi - log_ref)).sum()
+    assert float(metrics["sampled/reverse_kl/chosen"]) == pytest.approx(float(reverse), abs=1e-9)
+    assert torch.allclose(metrics["sampled/kl/rejected"], rejected[7 % 5], atol=1e-12)
     assert bool((chosen > 0).all())
 
 

@@ -37,7 +37,7 @@ def of_ratios(chosen: float, rejected: float) -> Completions:
 def value(batch: Completions, **settings) -> Tensor:
     """The whole loss over this batch: pairs and tokens each over their own count."""
     loss = DPO(**settings).loss(batch)
-    return loss.per_pair.mean() + (0 if loss.per_token is None else loss.per_token.mean())
+    return loss.per_example.mean() + (0 if loss.per_token is None else loss.per_token.mean())
 
 
 def smoothing(name: str) -> dict[str, float]:
@@ -80,7 +80,7 @@ AT_START = {
 @pytest.mark.parametrize("name", AT_START)
 def test_at_the_reference_each_loss_has_its_known_value(name, batch):
     start = batch_of(batch.logp.detach(), batch.logp.detach())
-    loss = DPO(loss_type=name, **smoothing(name)).loss(start).per_pair
+    loss = DPO(loss_type=name, **smoothing(name)).loss(start).per_example
     assert torch.allclose(loss, torch.full((3,), AT_START[name]).double(), atol=5e-5)
 
 
@@ -107,7 +107,7 @@ def test_the_losses_that_trl_lacks_are_their_definitions(name, batch):
     found = DPO(loss_type=name, beta=0.7, **settings).loss(batch)
     answers = [[v[batch.segment == c].tolist() for c in range(6)] for v in (batch.logp.detach(), batch.ref_logp)]
     expected = [dense(name, answers[0][p], answers[0][p + 3], answers[1][p], answers[1][p + 3], 0.7) for p in range(3)]
-    assert found.per_pair.tolist() == pytest.approx(expected, rel=1e-12)
+    assert found.per_example.tolist() == pytest.approx(expected, rel=1e-12)
     brought = found.per_token
     if name in ("orpo", "cpo"):  # the papers' own likelihood term comes along
         assert torch.equal(brought, -batch.logp[SEGMENT < 3])
@@ -119,11 +119,13 @@ def test_the_losses_that_trl_lacks_are_their_definitions(name, batch):
 def test_gradients_are_finite_differences(name, batch):
     objective = DPO(loss_type=name, beta=0.4, **smoothing(name))
     logp = batch.logp.detach().clone().requires_grad_()
-    objective.loss(batch_of(logp, batch.ref_logp)).per_pair.sum().backward()
+    objective.loss(batch_of(logp, batch.ref_logp)).per_example.sum().backward()
     for place in range(len(SEGMENT)):
         step = torch.zeros_like(batch.ref_logp)
         step[place] = 1e-6
-        high, low = (objective.loss(batch_of(logp.detach() + s, batch.ref_logp)).per_pair.sum() for s in (step, -step))
+        high, low = (
+            objective.loss(batch_of(logp.detach() + s, batch.ref_logp)).per_example.sum() for s in (step, -step)
+        )
         assert float(high - low) / 2e-6 == pytest.approx(float(logp.grad[place]), rel=1e-5, abs=1e-7)
 
 
@@ -167,24 +169,24 @@ def test_a_divergence_changes_the_score_but_not_the_logged_reward(batch):
     plain, other = (DPO(beta=0.3, f_divergence_type=kind).loss(batch) for kind in ("reverse_kl", "forward_kl"))
     sums = batch.total(batch.log_ratio())
     scores = 0.3 * (1 - (-sums).exp())
-    assert torch.allclose(other.per_pair, -logsigmoid(scores[:3] - scores[3:]))
+    assert torch.allclose(other.per_example, -logsigmoid(scores[:3] - scores[3:]))
     assert torch.equal(other.metrics["rewards/chosen"], plain.metrics["rewards/chosen"])
 
 
 @pytest.mark.parametrize("name", ["ipo", "sigmoid_norm"])
 def test_saying_every_token_twice_leaves_the_normalised_losses(name, batch):
     twice = batch_of(batch.logp.repeat(2), batch.ref_logp.repeat(2), SEGMENT.repeat(2))
-    assert torch.allclose(DPO(loss_type=name).loss(twice).per_pair, DPO(loss_type=name).loss(batch).per_pair)
-    changed = DPO(loss_type="ipo_sum").loss(twice).per_pair - DPO(loss_type="ipo_sum").loss(batch).per_pair
+    assert torch.allclose(DPO(loss_type=name).loss(twice).per_example, DPO(loss_type=name).loss(batch).per_example)
+    changed = DPO(loss_type="ipo_sum").loss(twice).per_example - DPO(loss_type="ipo_sum").loss(batch).per_example
     assert float(changed.detach().abs().min()) > 1e-3
 
 
 def test_length_normalisation_divides_every_answers_sums(batch):
-    normalised = DPO(length_normalized=True, beta=0.7).loss(batch).per_pair
-    assert torch.allclose(normalised, DPO(loss_type="sigmoid_norm", beta=0.7).loss(batch).per_pair)
+    normalised = DPO(length_normalized=True, beta=0.7).loss(batch).per_example
+    assert torch.allclose(normalised, DPO(loss_type="sigmoid_norm", beta=0.7).loss(batch).per_example)
     ratios = batch.total(batch.log_ratio()) / torch.tensor(LENGTHS)
     hinge = (1 - 0.7 * (ratios[:3] - ratios[3:])).relu()
-    assert torch.allclose(DPO(loss_type="hinge", length_normalized=True, beta=0.7).loss(batch).per_pair, hinge)
+    assert torch.allclose(DPO(loss_type="hinge", length_normalized=True, beta=0.7).loss(batch).per_example, hinge)
 
 
 def test_minima_are_where_the_papers_put_them():
@@ -196,13 +198,13 @@ def test_minima_are_where_the_papers_put_them():
 
 def test_simpo_without_a_margin_is_sigmoid_norm_under_a_uniform_reference(batch):
     uniform = batch_of(batch.logp, torch.full_like(batch.ref_logp, -5.0))
-    simpo = DPO(loss_type="simpo", simpo_gamma=0, beta=2).loss(batch).per_pair
-    assert torch.allclose(simpo, DPO(loss_type="sigmoid_norm", beta=2).loss(uniform).per_pair)
+    simpo = DPO(loss_type="simpo", simpo_gamma=0, beta=2).loss(batch).per_example
+    assert torch.allclose(simpo, DPO(loss_type="sigmoid_norm", beta=2).loss(uniform).per_example)
 
 
 def test_dpo_without_a_reference_is_cpo_without_its_likelihood_term(batch):
-    free = DPO(gamma=0, beta=0.3).loss(batch).per_pair
-    assert torch.allclose(free, DPO(loss_type="cpo", cpo_alpha=0, beta=0.3).loss(batch).per_pair)
+    free = DPO(gamma=0, beta=0.3).loss(batch).per_example
+    assert torch.allclose(free, DPO(loss_type="cpo", cpo_alpha=0, beta=0.3).loss(batch).per_example)
     assert DPO(loss_type="cpo", cpo_alpha=0).loss(batch).per_token is None
 
 
@@ -211,34 +213,34 @@ def test_gamma_weighs_the_references_opinion(batch):
     c = ref[1] - ref[0]
     for gamma in (0.25, 1.0, 2.0):
         expected = -logsigmoid(0.3 * (policy[0] - policy[1] + gamma * c))
-        assert torch.allclose(DPO(gamma=gamma, beta=0.3).loss(batch).per_pair, expected, atol=1e-12)
+        assert torch.allclose(DPO(gamma=gamma, beta=0.3).loss(batch).per_example, expected, atol=1e-12)
 
 
 def test_flex_dpo_has_its_published_point_and_with_equal_betas_is_dpo(batch):
     logp = torch.tensor([-51.0, -56.0]).double().requires_grad_()
     pair = batch_of(logp, torch.full((2,), -50.0).double(), torch.arange(2))
     loss = DPO(beta=0.1, beta_rejected=0.08).loss(pair)
-    loss.per_pair.sum().backward()
-    assert float(loss.per_pair) == pytest.approx(0.521090, abs=1e-6)
+    loss.per_example.sum().backward()
+    assert float(loss.per_example) == pytest.approx(0.521090, abs=1e-6)
     assert logp.grad.tolist() == pytest.approx([-0.0406127, 0.0324902], abs=1e-7)
-    assert torch.equal(DPO(beta_rejected=0.1).loss(batch).per_pair, DPO().loss(batch).per_pair)
+    assert torch.equal(DPO(beta_rejected=0.1).loss(batch).per_example, DPO().loss(batch).per_example)
 
 
 def test_a_mixture_adds_its_terms_each_over_its_own_units(batch):
     mixed = DPO(loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.5]).loss(batch)
-    parts = [DPO(loss_type=name).loss(batch).per_pair for name in ("sigmoid", "bco_pair")]
-    assert torch.allclose(mixed.per_pair, 0.8 * parts[0] + 0.2 * parts[1])
+    parts = [DPO(loss_type=name).loss(batch).per_example for name in ("sigmoid", "bco_pair")]
+    assert torch.allclose(mixed.per_example, 0.8 * parts[0] + 0.2 * parts[1])
     assert torch.equal(mixed.per_token, -1.5 * batch.logp[SEGMENT < 3])
     assert torch.equal(mixed.metrics["loss/sft"], -batch.logp[SEGMENT < 3].detach())
     assert torch.equal(mixed.metrics["loss/bco_pair"], parts[1].detach())
     alone = DPO(loss_type="sft").loss(batch)
-    assert torch.equal(alone.per_pair, torch.zeros(3).double())
+    assert torch.equal(alone.per_example, torch.zeros(3).double())
     assert not any(name.startswith("loss/") for name in alone.metrics)
 
 
 def test_a_certain_answer_has_finite_odds():
     logp = torch.zeros(2).requires_grad_()
-    loss = DPO(loss_type="orpo").loss(batch_of(logp, torch.zeros(2), torch.arange(2))).per_pair
+    loss = DPO(loss_type="orpo").loss(batch_of(logp, torch.zeros(2), torch.arange(2))).per_example
     loss.sum().backward()
     assert bool(loss.isfinite().all())
     assert bool(logp.grad.isfinite().all())

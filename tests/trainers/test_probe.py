@@ -103,7 +103,7 @@ def test_windows_and_hybrids_train_on_the_dense_losses(assign, rows, tmp_path, k
     learner = Learner(policy, SparsePO(mask="ones", beta=0.5), chosen.layout).double()
     for parameter in (p for p in learner.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.1)
-    found, *_ = learner(chosen.layout.collate(rows, pairs=7))
+    found, *_ = learner(chosen.layout.collate(rows, least=7))
     merged, plain = copy.deepcopy(policy).merge_and_unload(), copy.deepcopy(policy).unload()
     expected = torch.stack([dense(merged, plain, row) for row in rows])
     assert torch.allclose(found, expected, atol=1e-5)
@@ -112,7 +112,7 @@ def test_windows_and_hybrids_train_on_the_dense_losses(assign, rows, tmp_path, k
 
 def dense(policy, reference, row) -> torch.Tensor:
     rewards = []
-    for answer in (row.chosen, row.rejected):
+    for answer in (row.answers[0].ids, row.answers[1].ids):
         ids, first = torch.cat([row.prompt, answer])[None], len(row.prompt) - 1
         log_pi, log_ref = (model(ids).logits[0, first:-1].double().log_softmax(-1) for model in (policy, reference))
         rho = (log_pi - log_ref).gather(1, answer[:, None]).sum()

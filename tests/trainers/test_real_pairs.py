@@ -49,6 +49,6 @@ def test_dpo_on_its_own_stories_makes_the_real_model_happier(finish, assign, wri
     after = [mood(ids) for ids in stories(tuned, 96, seed=2)]
     print(f"mean AFINN sum of 96 fresh samples: {sum(before) / 96:.2f} before, {sum(after) / 96:.2f} after")
     assert sum(after) / 96 > sum(before) / 96 + 1
-    shown = json.loads((attempt.out / "token_masks.json").read_text())["pairs"][0]
+    shown = json.loads((attempt.out / "token_masks.json").read_text())["examples"][0]
     assert shown["prompt_ids"] == [1]
     assert "".join(shown["chosen"]["tokens"]).strip() == tokenizer.decode(shown["chosen"]["ids"]).strip()

@@ -6,8 +6,14 @@ import json
 
 import pytest
 
-from trainers.data import records
-from trainers.data.records import BadLine, check_pairs, read_pairs
+from trainers.data import lines, records
+from trainers.data.lines import BadLine
+from trainers.data.preference import read_pairs
+
+
+def check_pairs(path):
+    return records.check(path, "preference")
+
 
 USER = {"role": "user", "content": "Hi"}
 GOOD, BAD = {"role": "assistant", "content": "Hello!"}, {"role": "assistant", "content": "No."}
@@ -90,7 +96,6 @@ def test_blank_lines_are_passed_over_and_a_byte_order_mark_is_no_text(file):
         ),
         ({"prompt": "a", "chosen": "b"}, "rejected is missing"),
         ({"chosen": "b", "rejected": "c"}, "prompt is missing"),
-        ({"prompt": "a", "chosen": "", "rejected": "c"}, "chosen is empty"),
         ({"prompt": "a", "chosen": [2], "rejected": "c"}, "chosen must be a text"),
         (
             {"prompt": [], "chosen": [2], "rejected": [3]},
@@ -122,6 +127,6 @@ def test_an_empty_file_is_refused(file):
 
 
 def test_a_line_without_end_is_refused_before_it_is_held(file, monkeypatch):
-    monkeypatch.setattr(records, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 2**20)
     with pytest.raises(BadLine, match="line 1: the line is longer than 1 MiB"):
         check_pairs(file(b"x" * 2**21))

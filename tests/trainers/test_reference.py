@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from trainers.collate import MicroBatches
+from trainers.data.examples import pair
 from trainers.learner import Learner
 from trainers.objectives import DPO, SparsePO
 from trainers.policy import load_policy
 from trainers.precompute import ingredients
 from trainers.probe import choose
-from trainers.reference import Ingredients, ReferenceStore, Shape, folder_digest, rows_digest
+from trainers.reference import Ingredients, Reference, ReferenceStore, Shape, data_digest, folder_digest
 from trainers.schedule import MicroBatch
 from trainers.stopping import STOPPED
 
@@ -32,31 +33,35 @@ def learner(assign) -> Learner:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_ranks_write_pair_by_pair_is_read_in_any_rows_order(rows, tmp_path, dtype):
-    shape = Shape(blocks=3, width=4, dtype=dtype)
+    shape = Shape(blocks=3, width=4, dtype=dtype, mask=True)
     first, second = (ReferenceStore(tmp_path / "store", rows, shape) for _ in range(2))
     first.create()
     said = {}
     for store, pairs in ((first, [4, 0]), (second, [2]), (second, [1, 3])):
-        lengths = [len(rows[p].chosen) for p in pairs] + [len(rows[p].rejected) for p in pairs]
-        states = torch.randn(3, sum(lengths), 4).to(dtype)
+        lengths = [len(rows[p].answers[leaf]) for leaf in range(2) for p in pairs]
+        states, (logp, mask) = torch.randn(3, sum(lengths), 4).to(dtype), torch.randn(2, sum(lengths))
         answers = [(p, "chosen") for p in pairs] + [(p, "rejected") for p in pairs]
-        said |= dict(zip(answers, states.split(lengths, dim=1), strict=True))
-        store.write(pairs, states)
+        parts = (states.split(lengths, dim=1), logp.split(lengths), mask.split(lengths))
+        said |= dict(zip(answers, zip(*parts, strict=True), strict=True))
+        store.write(pairs, Reference(logp, states, mask))
     read = ReferenceStore(tmp_path / "store", rows, shape)
-    assert (read.folder / "states.bin").stat().st_size == read.bytes
+    assert sum((read.folder / f"{name}.bin").stat().st_size for name in ("states", "numbers")) == read.bytes
     for pairs in ([0, 1, 2, 3, 4], [3, 4], [1]):
-        expected = [said[p, answer] for answer in ("chosen", "rejected") for p in pairs]
-        assert torch.equal(read.read(pairs), torch.cat(expected, dim=1))
+        states, logp, mask = zip(*(said[p, answer] for answer in ("chosen", "rejected") for p in pairs), strict=True)
+        found = read.read(pairs)
+        assert torch.equal(found.states, torch.cat(states, dim=1))
+        assert torch.equal(found.logp, torch.cat(logp))
+        assert torch.equal(found.mask, torch.cat(mask))
 
 
 def test_losses_and_gradients_from_the_store_are_the_online_ones(learner, rows, tmp_path):
     store = ReferenceStore(tmp_path, rows, Shape(3, 64, torch.float32))
     store.create()
-    for pair, row in enumerate(rows):  # one at a time: the rows of the training are packed otherwise
-        store.write([pair], learner.reference_states(learner.layout.collate([row])))
+    for place, row in enumerate(rows):  # one at a time: the rows of the training are packed otherwise
+        store.write([place], learner.reference(learner.layout.collate([row])))
     results = []
     for data in (MicroBatches(rows, learner.layout), MicroBatches(rows, learner.layout, store)):
-        row = data[MicroBatch((3, 0, 4), step_pairs=3, step_tokens=9)]["row"]
+        row = data[MicroBatch((3, 0, 4), step_examples=3, step_tokens=9)]["row"]
         assert ("reference" in row) == (data.store is not None)
         learner.zero_grad()
         losses, *_ = learner(row)
@@ -66,7 +71,7 @@ def test_losses_and_gradients_from_the_store_are_the_online_ones(learner, rows, 
 
 
 def test_every_ingredient_changes_the_key():
-    made_of = Ingredients("m", "a", "t", "c", "d", 9, "torch.float32", "tree", 1)
+    made_of = Ingredients("m", "a", "t", "c", "d", 9, "torch.float32", "tree", 1, "mlp")
     other = {"max_length": 10, "blocks": 3}
     keys = {made_of.digest()}
     for field in fields(Ingredients):
@@ -87,10 +92,11 @@ def test_each_ingredient_is_taken_from_where_it_comes(assign, rows, byte_tokeniz
         "adapter": ingredients(assign("dpo", adapter_path=tmp_path), data, byte_tokenizer(), shape),
         "tokenizer": ingredients(assign("dpo"), data, other_words, shape),
         "template": ingredients(assign("dpo"), data, byte_tokenizer("{{ messages }}"), shape),
-        "data": ingredients(assign("dpo"), replace(data, rows=rows[::-1]), byte_tokenizer(), shape),
+        "data": ingredients(assign("dpo"), replace(data, examples=rows[::-1]), byte_tokenizer(), shape),
         "max_length": ingredients(assign("dpo", max_length=512), data, byte_tokenizer(), shape),
         "dtype": ingredients(assign("dpo"), data, byte_tokenizer(), replace(shape, dtype=torch.bfloat16)),
         "blocks": ingredients(assign("dpo"), data, byte_tokenizer(), replace(shape, blocks=3)),
+        "mask": ingredients(assign("sparsepo", mask="mapo"), data, byte_tokenizer(), shape),
     }
     for name, made_of in changed.items():
         different = {f.name for f in fields(Ingredients) if getattr(made_of, f.name) != getattr(base, f.name)}
@@ -99,8 +105,9 @@ def test_each_ingredient_is_taken_from_where_it_comes(assign, rows, byte_tokeniz
 
 
 def test_digests_see_borders_and_names(rows, tmp_path):
-    moved = replace(rows[0], prompt=rows[0].prompt[:-1], chosen=torch.cat([rows[0].prompt[-1:], rows[0].chosen]))
-    assert rows_digest([moved, *rows[1:]]) != rows_digest(rows)
+    prompt, (chosen, rejected) = rows[0].prompt, rows[0].answers
+    moved = pair(1, prompt[:-1], torch.cat([prompt[-1:], chosen.ids]), rejected.ids)
+    assert data_digest([moved, *rows[1:]]) != data_digest(rows)
     (tmp_path / "a").write_bytes(b"1")
     before = folder_digest(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -138,4 +145,4 @@ def test_a_relaunch_reads_the_store_of_the_launch_before_it(launch, finish, assi
 def test_objectives_that_read_no_blocks_store_the_last_state_alone(assign, rows):
     policy = load_policy(assign("dpo"), torch.float32)
     learner = Learner(policy, DPO(), choose(policy.get_base_model()).layout)
-    assert learner.reference_states(learner.layout.collate(rows)).shape[0] == 1
+    assert learner.reference(learner.layout.collate(rows)).states.shape[0] == 1

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import Example, pair
 from trainers.layouts import LinearLayout, TreeLayout
 from trainers.learner import Learner
 from trainers.objectives import DPO, SparsePO
@@ -49,7 +46,7 @@ def exact(learner: Learner) -> Learner:
     return learner
 
 
-def losses_and_gradients(learner: Learner, rows: list[TokenPair]) -> list[torch.Tensor]:
+def losses_and_gradients(learner: Learner, rows: list[Example]) -> list[torch.Tensor]:
     losses, *_ = learner(learner.layout.collate(rows))
     losses.sum().backward()
     return [losses.detach(), *(p.grad for p in learner.parameters() if p.requires_grad)]
@@ -66,17 +63,21 @@ def test_packed_rows_train_as_padded_ones_do(learn, rows, Padded, layout, dtype,
     assert torch.equal(losses_and_gradients(learn(Padded(pad=77), dtype=dtype), rows)[0], theirs[0])
 
 
-def moved(rows: list[TokenPair], pair: int, part: str, token: int) -> list[TokenPair]:
-    changed = copy.deepcopy(getattr(rows[pair], part))
-    changed[token] = (changed[token] + 1) % 128
-    return [replace(row, **{part: changed}) if place == pair else row for place, row in enumerate(rows)]
+def parts_of(row: Example) -> dict[str, torch.Tensor]:
+    return dict(zip(PARTS, (row.prompt, *(answer.ids for answer in row.answers)), strict=True))
 
 
-def changes(learner: Learner, rows: list[TokenPair], pair: int, part: str, token: int) -> list[bool]:
+def moved(rows: list[Example], place: int, part: str, token: int) -> list[Example]:
+    changed = {name: ids.clone() for name, ids in parts_of(rows[place]).items()}
+    changed[part][token] = (changed[part][token] + 1) % 128
+    return [pair(row.line, **changed) if row is rows[place] else row for row in rows]
+
+
+def changes(learner: Learner, rows: list[Example], place: int, part: str, token: int) -> list[bool]:
     """For each completion (five chosen, five rejected), does its log-prob move when one token elsewhere does?"""
     with torch.no_grad():
         before, after = (
-            learner.completions(learner.layout.collate(each)) for each in (rows, moved(rows, pair, part, token))
+            learner.completions(learner.layout.collate(each)) for each in (rows, moved(rows, place, part, token))
         )
     return [bool((before.logp[before.segment == s] != after.logp[after.segment == s]).any()) for s in range(10)]
 
@@ -84,10 +85,10 @@ def changes(learner: Learner, rows: list[TokenPair], pair: int, part: str, token
 @pytest.mark.parametrize("part", PARTS)
 def test_a_changed_token_moves_its_own_leaf_alone_and_a_prompts_both(learn, rows, part):
     learner = learn(TreeLayout(), DPO())
-    for pair, row in enumerate(rows):
-        for token in {0, len(getattr(row, part)) - 1}:
-            own = {"prompt": {pair, pair + 5}, "chosen": {pair}, "rejected": {pair + 5}}[part]
-            assert {s for s, changed in enumerate(changes(learner, rows, pair, part, token)) if changed} == own
+    for place, row in enumerate(rows):
+        for token in {0, len(parts_of(row)[part]) - 1}:
+            own = {"prompt": {place, place + 5}, "chosen": {place}, "rejected": {place + 5}}[part]
+            assert {s for s, changed in enumerate(changes(learner, rows, place, part, token)) if changed} == own
 
 
 def test_without_the_separation_the_same_check_fails(learn, rows):
@@ -103,8 +104,8 @@ def test_without_the_separation_the_same_check_fails(learn, rows):
 
 def test_a_worked_row_prompt_once_and_each_answer_after_it():
     pairs = [
-        TokenPair(1, torch.tensor([10, 11]), torch.tensor([20, 21, 22]), torch.tensor([30])),
-        TokenPair(2, torch.tensor([12]), torch.tensor([23]), torch.tensor([31, 32])),
+        pair(1, torch.tensor([10, 11]), torch.tensor([20, 21, 22]), torch.tensor([30])),
+        pair(2, torch.tensor([12]), torch.tensor([23]), torch.tensor([31, 32])),
     ]
     row = tree_row(pairs)
     assert row["places"] == (Tree(0, 2, (5, 6)), Tree(6, 7, (8, 10)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainers.data.tokens import TokenPair
+from trainers.data.examples import pair
 from trainers.likelihood import token_scores
 from trainers.objectives import DPO, Completions
 from trainers.policy import head_of
@@ -55,7 +55,7 @@ def completions(trainer, inputs, layout) -> Completions:
         for row, mask in zip(inputs["input_ids"], inputs["completion_mask"], strict=True)
     ]
     pairs = [
-        TokenPair(line, prompt, chosen, rejected)
+        pair(line, prompt, chosen, rejected)
         for line, ((prompt, chosen), (_, rejected)) in enumerate(zip(ids[: len(ROWS)], ids[len(ROWS) :], strict=True))
     ]
     batch = layout.collate(pairs)
@@ -83,7 +83,7 @@ def check(trainer, inputs, layout, ours: DPO) -> None:
     theirs = trainer._compute_loss(trainer.model, inputs, return_outputs=False)
     expected = gradient(trainer, theirs)
     loss = ours.loss(completions(trainer, inputs, layout))
-    found = loss.per_pair.mean() + (0 if loss.per_token is None else loss.per_token.mean())
+    found = loss.per_example.mean() + (0 if loss.per_token is None else loss.per_token.mean())
     assert float(found.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
     assert float((gradient(trainer, found) - expected).norm() / expected.norm()) <= 1e-5
     assert float(expected.norm()) > 1e-4

@@ -43,7 +43,7 @@ def test_a_two_process_zero_2_sparsepo_run_ends_in_a_manifest(sparsepo, assign):
     assert "checkpoints/step-3/adapter/adapter_model.safetensors" in manifest.files
     for name, file in manifest.files.items():
         assert (sparsepo.out / name).stat().st_size == file.bytes
-    assert {"kl/chosen", "mask/mean", "mask/density", "rewards/margins", "train_loss"} <= set(manifest.metrics)
+    assert {"sampled/kl/chosen", "mask/mean", "mask/density", "rewards/margins", "train_loss"} <= set(manifest.metrics)
     names = set(load_file(sparsepo.out / "adapter" / "adapter_model.safetensors"))
     assert all(".lora_" in name for name in names)
 
@@ -51,7 +51,7 @@ def test_a_two_process_zero_2_sparsepo_run_ends_in_a_manifest(sparsepo, assign):
 def test_sparsepo_starts_at_log_2_plus_the_price_of_a_mask_of_ones(sparsepo, pairs_path):
     first = sparsepo.metrics()[0]
     assert first["mask/mean"] == 1
-    assert first["kl/chosen"] == pytest.approx(0, abs=1e-5)
+    assert first["sampled/kl/chosen"] == pytest.approx(0, abs=1e-5)
     assert 0 < first["train_loss"] - math.log(2) < 1e-3 * 2 * 9  # at most nine tokens an answer, charged once
     assert sparsepo.manifest().metrics["initial_loss"] == first["train_loss"]
 
@@ -59,7 +59,7 @@ def test_sparsepo_starts_at_log_2_plus_the_price_of_a_mask_of_ones(sparsepo, pai
 def test_the_mask_is_trained_and_shown_beside_the_adapter(sparsepo):
     mask = load_file(sparsepo.out / "objective" / "mask.safetensors")
     assert float(mask["reward.weight"].abs().max()) > 0
-    pairs = json.loads((sparsepo.out / "token_masks.json").read_text())["pairs"]
+    pairs = json.loads((sparsepo.out / "token_masks.json").read_text())["examples"]
     assert len(pairs) == 22
     for pair in pairs:
         for answer in (pair["chosen"], pair["rejected"]):
@@ -73,7 +73,7 @@ def test_the_mask_is_trained_and_shown_beside_the_adapter(sparsepo):
 def test_the_published_adapter_gives_the_log_ratios_that_were_shown(dpo, model_path):
     base = LlamaForCausalLM.from_pretrained(model_path)
     policy = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(model_path), dpo.out / "adapter")
-    pairs = json.loads((dpo.out / "token_masks.json").read_text())["pairs"]
+    pairs = json.loads((dpo.out / "token_masks.json").read_text())["examples"]
     for pair in pairs[:5]:
         asked, answer = pair["prompt_ids"], pair["chosen"]["ids"]
         ids = torch.tensor([asked + answer])
@@ -90,7 +90,7 @@ def test_ranks_and_accumulation_change_no_loss(dpo, finish, assign):
     assert dpo.losses()[-1] < 0.68
     assert spread.losses() == pytest.approx(dpo.losses(), rel=2e-5)
     assert accumulated.losses() == pytest.approx(dpo.losses(), rel=2e-5)
-    for name in ("rewards/margins", "kl/chosen", "kl/rejected", "logps/chosen", "grad_norm"):
+    for name in ("rewards/margins", "drift/chosen", "logps/chosen", "grad_norm"):
         series = [[data[name] for data in attempt.metrics()] for attempt in (dpo, spread, accumulated)]
         assert series[1] == pytest.approx(series[0], rel=2e-4, abs=1e-6)
         assert series[2] == pytest.approx(series[0], rel=2e-4, abs=1e-6)
@@ -113,7 +113,7 @@ def test_a_mixture_of_pair_and_token_terms_is_the_same_for_any_share(finish, ass
 def test_a_loss_that_couples_pairs_says_so(finish, assign):
     attempt = finish(assign("dpo", loss_type="aot"))
     [warning] = [event["message"] for event in attempt.events() if event["level"] == "warn"]
-    assert warning.startswith("The loss compares the pairs of each forward pass (at most 4 of 8):")
+    assert warning.startswith("The loss compares the examples of each forward pass (at most 4 of 8):")
 
 
 def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
@@ -206,7 +206,7 @@ def test_a_job_on_an_earlier_policy_starts_at_log_2_and_publishes_the_sum(dpo, f
     earlier = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(model_path), dpo.out / "adapter")
     with torch.no_grad():
         assert float((served(ids).logits - earlier(ids).logits).abs().max()) > 1e-3
-    pair = json.loads((second.out / "token_masks.json").read_text())["pairs"][0]
+    pair = json.loads((second.out / "token_masks.json").read_text())["examples"][0]
     asked, answer = pair["prompt_ids"], pair["chosen"]["ids"]
     ids = torch.tensor([asked + answer])
     with torch.no_grad():

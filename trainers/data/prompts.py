@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trainers.data.records import MAX_LINE_BYTES, BadLine
+from trainers.data import fields, lines
+from trainers.data.fields import Message
+from trainers.data.lines import Row, Wrong
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -23,56 +23,31 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> Iterator[Prompt]:
-    """The file's prompts, one at a time; blank lines are passed over. Raises BadLine, also for a file without any."""
-    number, found = 0, False
-    with path.open("rb") as source:
-        while raw := source.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if raw.strip():
-                found = True
-                yield _prompt(number, raw)
-    if not found:
-        raise BadLine(1, "the file holds no prompt")
+    """The file's prompts, one at a time. Raises BadLine as `lines.records` does."""
+    return lines.records(path, _parse, "prompt")
 
 
-def _prompt(line: int, raw: bytes) -> Prompt:
-    if len(raw) > MAX_LINE_BYTES:
-        raise BadLine(line, f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
-    try:
-        row = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadLine(line, f"the text is not UTF-8 (byte {error.start + 1} of the line)") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadLine(line, f"not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BadLine(line, "not a JSON object")
-    source = row["input"] if isinstance(row.get("input"), dict) else row
-    given = source.get("prompt", source.get("messages"))
+def plain(messages: tuple[Message, ...], name: str) -> tuple[dict[str, str], ...]:
+    """Messages of role and content alone; Wrong for those of tools."""
+    return tuple(_plain(turn, f"{name}[{place}]") for place, turn in enumerate(messages))
+
+
+def _plain(turn: Message, name: str) -> dict[str, str]:
+    if turn["role"] not in ROLES or turn.get("tool_calls"):
+        raise Wrong(f"{name} is about tools; prompts with tools are not served here")
+    return {"role": ROLES[turn["role"]], "content": turn["content"]}
+
+
+def _parse(number: int, row: Row) -> Prompt:
     reference = row.get("reference")
-    return Prompt(line, _checked(line, given), None if reference is None else str(reference))
+    return Prompt(number, _asked(row), None if reference is None else str(reference))
 
 
-def _checked(line: int, given: Any) -> str | tuple[dict[str, str], ...]:
-    if isinstance(given, str) and given:
-        _characters(line, given)
-        return given
-    if not isinstance(given, list) or not given:
-        raise BadLine(line, "prompt must be a text or a list of messages, and not empty")
-    turns = tuple(_turn(line, k, turn) for k, turn in enumerate(given))
-    if turns[-1]["role"] == "assistant":
-        raise BadLine(line, "the prompt must end before the assistant's answer, not with it")
-    return turns
-
-
-def _turn(line: int, k: int, turn: Any) -> dict[str, str]:
-    if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-        raise BadLine(line, f"message {k} must have a role ({', '.join(ROLES)}) and a text as content")
-    _characters(line, turn["content"])
-    return {"role": "system" if turn["role"] == "developer" else turn["role"], "content": turn["content"]}
-
-
-def _characters(line: int, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadLine(line, "the text holds half of a surrogate pair, which is no character") from error
+def _asked(row: Row) -> str | tuple[dict[str, str], ...]:
+    source = row["input"] if isinstance(row.get("input"), dict) else row
+    value = source.get("prompt", source.get("messages"))
+    if isinstance(value, str) and value:
+        return fields.text(value, "prompt")
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        raise Wrong("prompt must be a text or a list of messages, and not empty")
+    return plain(fields.prompt_messages(value, "prompt"), "prompt")

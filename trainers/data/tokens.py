@@ -1,168 +1,129 @@
-"""Pairs to token ids as the model sees them when it is served: the prompt once, both answers after it."""
+"""Files to what is trained on: every line's example, or the reason why it is left out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
-import jinja2
 import torch
-from torch import Tensor
 
-from trainers.data.records import BadLine, Message, Pair
+from trainers.data.encoder import Encoder
+from trainers.data.examples import Answer, Example
+from trainers.data.records import Record
+from trainers.data.replies import LeftOut
+from trainers.data.trees import Planted, plant
 from trainers.errors import Unusable
+from trainers.objectives.base import Data
 
-#: texts that end cleanly in most vocabularies: what follows them is tokenised as inside a text
-ANCHORS = ("\n", ".", "a", " ")
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """Three 1-D int64 tensors: what is asked, and the two answers without it."""
-
-    line: int
-    prompt: Tensor
-    chosen: Tensor
-    rejected: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """The prompt once and both answers."""
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+NOUNS: dict[Data, str] = {"preference": "pair", "supervised": "conversation", "binary": "answer"}
+LATER = "turns that the chat template renders differently once more follows"
 
 
 @dataclass(frozen=True)
-class TokenPairs:
-    """What is trained on, and how many pairs were left out for which reason."""
+class Examples:
+    """What is trained on, how much was left out for which reason, and what else there is to say."""
 
-    rows: list[TokenPair]
+    rows: list[Example]
     dropped: Counter[str] = field(default_factory=Counter)
+    noun: str = "pair"
+    lost: Counter[str] = field(default_factory=Counter)  #: turns of kept conversations that are not trained
+    apart: int = 0  #: examples beyond the first of a conversation
+    misread: list[tuple[int, str]] = field(default_factory=list)  #: lines that the tokenizer changes, and where
+    endless: int = 0  #: answers that end without a token that stops a generation
 
     def describe(self) -> str:
-        """`228 pairs (3 left out: identical answers)`."""
-        why = ", ".join(f"{count} left out: {reason}" for reason, count in sorted(self.dropped.items()))
-        return f"{len(self.rows)} pairs" + (f" ({why})" if why else "")
+        """`228 pairs (3 left out: identical answers)`, and a clause for all else that its owner should know."""
+        why = [f"{count} left out: {reason}" for reason, count in sorted(self.dropped.items())]
+        if self.apart:
+            why.append(f"{_counted(self.apart, 'further example')} of {LATER}")
+        why += [f"{_counted(count, 'turn')} not trained: {reason}" for reason, count in sorted(self.lost.items())]
+        if self.misread:
+            line, what = self.misread[0]
+            why.append(f"the tokenizer changes characters of {len(self.misread)}: line {line} has {what}")
+        if self.endless:
+            why.append(f"{self.endless} end without a token that stops a generation")
+        return _counted(len(self.rows) - self.apart, self.noun) + (f" ({', '.join(why)})" if why else "")
+
+    def data(self) -> dict[str, Any]:
+        """The same for those who read events by program."""
+        turns = {"turns_not_trained": dict(self.lost)} if self.lost else {}
+        return {"left_out": dict(self.dropped), **turns, "misread_lines": [line for line, _ in self.misread[:16]]}
 
 
-def tokenise(pairs: Iterable[Pair], encoder: Encoder, *, limit: int, param: str = "training_file") -> TokenPairs:
-    """All pairs as token ids, those dropped that say nothing (identical answers) or do not fit `limit` tokens.
+def tokenise(
+    records: Iterable[Record],
+    encoder: Encoder,
+    *,
+    limit: int,
+    data: Data = "preference",
+    param: str = "training_file",
+) -> Examples:
+    """All records as token ids, those left out that say nothing or do not fit `limit` tokens.
 
     Raises BadLine for a line that this model's tokenizer cannot take, Unusable where nothing is left.
     """
-    kept = TokenPairs([])
-    for pair in pairs:
-        row = encoder.encode(pair)
-        reason = _unfit(row, limit)
-        if row is None or reason is not None:
-            kept.dropped[reason or "no clean cut between prompt and answer"] += 1
-        else:
-            kept.rows.append(row)
-    if not kept.rows:
-        sentence = f"no pair is left to train on: {kept.describe()}"
-        raise Unusable(sentence, code="no_usable_pairs", param=param)
+    kept = Examples([], noun=NOUNS[data])
+    endless = apart = 0
+    for record in records:
+        try:
+            planted = plant(record, encoder)
+            examples = _fitting(planted, limit)
+        except LeftOut as reason:
+            kept.dropped[str(reason)] += 1
+            continue
+        kept.rows.extend(examples)
+        kept.lost.update(planted.lost)
+        kept.misread.extend((record.line, what) for what in (planted.misread,) if what)
+        endless += planted.endless
+        apart += len(examples) - 1
+    kept = replace(kept, endless=endless, apart=apart)
+    if data == "binary":
+        kept = replace(kept, rows=_mismatched(kept.rows, limit))
+    least = 2 if data == "binary" else 1
+    if len(kept.rows) < least:
+        raise _too_few(kept, least, param)
     return kept
 
 
-def _unfit(row: TokenPair | None, limit: int) -> str | None:
-    if row is None:
-        return None
-    if torch.equal(row.chosen, row.rejected):
-        return "identical answers"
-    longest = len(row.prompt) + max(len(row.chosen), len(row.rejected))
-    return f"longer than {limit} tokens" if longest > limit else None
+def _fitting(planted: Planted, limit: int) -> list[Example]:
+    """The examples that fit; turns by themselves that do not are counted as lost."""
+    first = planted.examples[0]
+    if len(first.answers) > 1 and torch.equal(first.answers[0].ids, first.answers[1].ids):
+        raise LeftOut("identical answers")
+    fitting = [one for one in planted.examples if len(one.prompt) + max(map(len, one.answers)) <= limit]
+    if not fitting:
+        raise LeftOut(f"longer than {limit} tokens")
+    too_long = len(planted.examples) - len(fitting)
+    planted.lost.update({f"longer than {limit} tokens": too_long} if too_long else {})
+    return fitting
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A tokenizer with the rules of serving around it."""
+def _mismatched(rows: list[Example], limit: int) -> list[Example]:
+    """Each example with the next one's answer as its second (after the last comes the first), cut to what fits.
 
-    tokenizer: Any  #: transformers.PreTrainedTokenizerBase
-    vocabulary: int  #: rows of the model's embedding
+    2402.01306: the pairs (x_i, y_j) whose log-ratio estimates KL(π ‖ π_ref).
+    """
+    return [
+        replace(row, answers=(row.answers[0], _first_of(following.answers[0], limit - len(row.prompt))))
+        for row, following in pairwise([*rows, *rows[:1]])
+    ]
 
-    def encode(self, pair: Pair) -> TokenPair | None:
-        """The pair's ids; None where the tokenizer merges prompt and answer so that no cut is faithful."""
-        if isinstance(pair.prompt, str):
-            parts = self._plain(pair)
-        elif isinstance(pair.prompt[0], int):
-            parts = [list(part) for part in (pair.prompt, pair.chosen, pair.rejected)]  # type: ignore[arg-type]
-        else:
-            parts = self._conversation(pair)
-        if parts is None:
-            return None
-        self._check(pair.line, parts)
-        return TokenPair(pair.line, *(torch.tensor(part, dtype=torch.int64) for part in parts))
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The ids as text, special tokens shown."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def _first_of(answer: Answer, count: int) -> Answer:
+    return Answer(answer.ids[:count], answer.weights if answer.weights is None else answer.weights[:count])
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Each id's own text as it reads after the ones before it."""
-        texts = []
-        for place in range(len(ids)):
-            window = ids[max(0, place - 4) : place]  # four ids hold the longest UTF-8 character
-            texts.append(self.text([*window, ids[place]])[len(self.text(window)) if window else 0 :])
-        return texts
 
-    def _plain(self, pair: Pair) -> list[list[int]] | None:
-        answers = [self._cut(str(pair.prompt), str(answer), special=True) for answer in (pair.chosen, pair.rejected)]
-        if answers[0] is None or answers[1] is None:
-            return None
-        return [self._ids(str(pair.prompt), special=True), *(self._ended(answer) for answer in answers if answer)]
+def _too_few(kept: Examples, least: int, param: str) -> Unusable:
+    code = f"no_usable_{kept.noun}s"
+    if kept.rows:
+        sentence = f"{least} {kept.noun}s are needed, and the file has {kept.describe()}"
+    else:
+        sentence = f"no {kept.noun} is left to train on: {kept.describe()}"
+    return Unusable(sentence, code=code, param=param)
 
-    def _ended(self, answer: list[int]) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        return answer if end is None or answer[-1] == end else [*answer, end]
 
-    def _conversation(self, pair: Pair) -> list[list[int]] | None:
-        messages: list[Message] = list(pair.prompt)  # type: ignore[arg-type]
-        prompt = self._render(pair, messages, generate=True)
-        cut = []
-        for answer in (pair.chosen, pair.rejected):
-            whole = self._render(pair, [*messages, *answer], generate=False)
-            if not whole.startswith(prompt):
-                raise BadLine(pair.line, "the model's chat template renders the prompt differently once it is answered")
-            cut.append(self._cut(prompt, whole[len(prompt) :], special=False))
-        if cut[0] is None or cut[1] is None:
-            return None
-        return [self._ids(prompt, special=False), cut[0], cut[1]]
-
-    def _render(self, pair: Pair, messages: list[Message], *, generate: bool) -> str:
-        if not self.tokenizer.chat_template:
-            raise BadLine(pair.line, "messages need a chat template, and this model's tokenizer has none: send texts")
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tools=pair.tools, tokenize=False, add_generation_prompt=generate
-                )
-            )
-        except jinja2.TemplateError as error:
-            raise BadLine(pair.line, f"the model's chat template refuses these messages: {error}") from error
-
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-
-    def _cut(self, prompt: str, answer: str, *, special: bool) -> list[int] | None:
-        """The answer's ids after exactly those ids of the prompt that are sent when it is asked."""
-        asked, whole = self._ids(prompt, special=special), self._ids(prompt + answer, special=special)
-        if whole[: len(asked)] == asked:
-            return whole[len(asked) :] or None
-        read = self.text(whole)
-        for anchor in ANCHORS:
-            # a tokenizer that merges over the boundary, or puts a space before every text
-            head, joint = self._ids(anchor, special=False), self._ids(anchor + answer, special=False)
-            tail = joint[len(head) :]
-            if tail and joint[: len(head)] == head and self.text(asked + tail) == read:
-                return tail
-        return None
-
-    def _check(self, line: int, parts: list[list[int]]) -> None:
-        for name, part in zip(("prompt", "preferred answer", "non-preferred answer"), parts, strict=True):
-            if not part:
-                raise BadLine(line, f"the {name} has no tokens")
-            if max(part) >= self.vocabulary:
-                raise BadLine(
-                    line, f"the {name} holds token id {max(part)}; the model knows 0 to {self.vocabulary - 1}"
-                )
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

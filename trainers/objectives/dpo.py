@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainers.objectives import pairwise
-from trainers.objectives.base import Completions, Loss, Objective, preference_metrics
+from trainers.objectives.base import Completions, Loss, Needs, Objective, likelihood_metrics, reward_metrics
 from trainers.objectives.pairwise import PAIR_LOSSES, Answers, Divergence, LossType, Pairs, divergence_score
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+#: how much better the chosen answer is, by a reward model say: a column of the file
+MARGIN = "margin"
 
 
 def _several(value: Any) -> Any:
@@ -37,6 +41,10 @@ class DPO(Objective):
     beta_rejected: float | None = Field(
         None, gt=0, le=100, description="Flex-DPO: β of the rejected answers, where it is another."
     )
+    margin_scale: float = Field(
+        0.0, ge=0, le=100, description="w of β(δ) = β (1 + w (1 − exp(−k δ))), δ the line's `margin`; 0 reads none."
+    )
+    margin_rate: float = Field(0.5, gt=0, le=100, description="k of β(δ).")
     gamma: float = Field(
         1.0, ge=0, le=10, description="DPO-γ: times the reference's log-probabilities; 0 is without a reference."
     )
@@ -67,6 +75,7 @@ class DPO(Objective):
         self._refuse(self.f_divergence_type != "reverse_kl", "f_divergence_type", pairwise.EVERY - pairwise.OF_SCORES)
         self._refuse(self.length_normalized, "length_normalized", pairwise.NORMALISED)
         self._refuse(self.beta_rejected is not None, "beta_rejected", pairwise.ONE_BETA - {"sft"})
+        self._refuse(self.margin_scale > 0, "margin_scale", pairwise.BATCH_COUPLED)
         self._refuse(self.gamma != 1, "gamma", pairwise.REFERENCE_FREE - {"sft"})
         return self
 
@@ -74,6 +83,10 @@ class DPO(Objective):
         clash = sorted(losses.intersection(self.loss_type))
         if given and clash:
             raise ValueError(f"{field} has no meaning for {', '.join(clash)}")
+
+    def needs(self) -> Needs:
+        """Each pair's `margin`, where β depends on it."""
+        return Needs(columns=frozenset({MARGIN} if self.margin_scale else ()))
 
     def terms(self) -> dict[LossType, float]:
         """The losses with their weights; `sft` also where `orpo` or `cpo` brings it along."""
@@ -89,15 +102,19 @@ class DPO(Objective):
         """Σ_k weight_k loss_k: the pairs' terms per pair, `sft` = −log π(y_t) per token of the chosen answers."""
         pairs, terms = self._pairs(batch), self.terms()
         losses: dict[LossType, Tensor] = {name: PAIR_LOSSES[name](pairs) for name in terms if name != "sft"}
-        per_pair = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
-        metrics = preference_metrics(batch, _rewards(pairs), self.beta)
+        per_example = sum((terms[name] * loss for name, loss in losses.items()), pairs.chosen.logp.new_zeros(()))
+        metrics = reward_metrics(_rewards(pairs)) | likelihood_metrics(batch, self.beta)
         per_token = None
         if "sft" in terms:
             surprise = -batch.logp[batch.segment < batch.count // 2]
             per_token, losses["sft"] = terms["sft"] * surprise, surprise
         if len(losses) > 1:
             metrics |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
-        return Loss(per_pair.expand(batch.count // 2), metrics, per_token)
+        return Loss(per_example.expand(batch.count // 2), metrics, per_token)
+
+    def diagnostics(self, batch: Completions) -> dict[str, Tensor]:
+        """The sampled pairs' KL, beside what every pair tells."""
+        return likelihood_metrics(batch, self.beta)
 
     def _pairs(self, batch: Completions) -> Pairs:
         """Sums over tokens, or means where normalised, into scores."""
@@ -108,9 +125,17 @@ class DPO(Objective):
         if self.gamma != 1:  # else the sum of the tokens' small differences is the more exact one
             ratio = logp - self.gamma * (logp - ratio).detach()
         score = divergence_score(self.f_divergence_type, ratio, self.f_alpha_divergence_coef)
-        betas = (self.beta, self.beta_rejected or self.beta)
+        scale = self._scale(batch)
+        betas = (scale * self.beta, scale * (self.beta_rejected or self.beta))
         chosen, rejected = map(Answers, *(vector.chunk(2) for vector in (logp, ratio, score, length)), betas)
         return Pairs(chosen, rejected, self.label_smoothing, self.discopop_tau, self.simpo_gamma)
+
+    def _scale(self, batch: Completions) -> Tensor | float:
+        """β(δ)/β of MM-RLHF (2502.10391): from 1 at a margin of 0 or less to 1 + w."""
+        if not self.margin_scale:
+            return 1.0
+        margin = batch.columns[MARGIN].to(batch.logp.dtype).clamp(min=0)
+        return 1 - self.margin_scale * (-self.margin_rate * margin).expm1()
 
 
 def _rewards(pairs: Pairs) -> Tensor:

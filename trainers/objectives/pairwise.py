@@ -64,7 +64,7 @@ class Answers:
     log_ratio: Tensor  #: log π(y) − γ log π_ref(y), summed over tokens
     score: Tensor  #: f'(π / π_ref) of the f-divergence; the log-ratio for reverse KL
     length: Tensor  #: tokens
-    beta: float
+    beta: float | Tensor  #: a number, or (P,)
 
     @property
     def ref_logp(self) -> Tensor:
@@ -98,7 +98,7 @@ class Pairs:
     simpo_gamma: float = 0.5
 
     @property
-    def beta(self) -> float:
+    def beta(self) -> float | Tensor:
         """β of the chosen answers, and of both unless a loss takes two."""
         return self.chosen.beta
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.objectives.base import Completions, Loss, Needs, Objective, preference_metrics
+from trainers.objectives.base import Completions, Family, Loss, Needs, Objective, likelihood_metrics, reward_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +34,9 @@ class SparsePO(Objective):
         "one",
         description="`one` starts at 1 everywhere; `paper` at the release's 0.007-0.07, which may be dead.",
     )
+    mapo_families: tuple[Family, ...] = Field(
+        ("mlp", "attention", "residual", "logits"), min_length=1, description="Activations that `mapo` reads."
+    )
     mask_weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, on the mask's weights.")
     l1_reward: float = Field(0.0, ge=0, description="λ_u: price of each unit of reward mask.")
     l1_kl: float = Field(0.0, ge=0, description="λ_d: price of each unit of KL mask.")
@@ -47,8 +50,13 @@ class SparsePO(Objective):
         return self
 
     def needs(self) -> Needs:
-        """The KL at each token and, for a mask, every block's state of the reference."""
-        return Needs(kl=True, ref_states=self.mask != "ones")
+        """The KL at each token, with one mask in its sum with the log-ratio alone; what the masks are made of."""
+        return Needs(
+            kl="reference_to_policy",
+            advantage=self.mask != "learned_independent" and self.tdpo == 1,
+            ref_states=self.mask in ("learned_common", "learned_independent"),
+            activations=self.mapo_families if self.mask == "mapo" else (),
+        )
 
     def modules(self, layers: int, width: int) -> nn.Module | None:
         """The mask network(s), where learned."""
@@ -62,12 +70,21 @@ class SparsePO(Objective):
         """The masked preference loss, one value per pair; logged rewards are β (U + D), the loss's own sign."""
         from torch.nn.functional import logsigmoid
 
-        assert batch.kl is not None, "SparsePO declares that it needs the KL"  # noqa: S101
         m_u, m_d = self._masks(batch, modules)
-        rewards = self.beta * batch.total(m_u * batch.log_ratio() + m_d * self._kl(batch, batch.kl))
+        if m_d is m_u and self.tdpo == 1:
+            weighted = m_u * batch.shared_advantage()
+        else:
+            weighted = m_u * batch.log_ratio() + m_d * self._kl(batch)
+        rewards = self.beta * batch.total(weighted)
         chosen, rejected = rewards.chunk(2)
-        loss = -logsigmoid(chosen - rejected) + self._l1(batch, m_u, m_d)
-        return Loss(loss, preference_metrics(batch, rewards, self.beta) | _mask_metrics(m_u, m_d))
+        metrics = reward_metrics(rewards) | _mask_metrics(m_u, m_d)
+        if batch.advantage is None:
+            metrics |= likelihood_metrics(batch, self.beta)
+        return Loss(-logsigmoid(chosen - rejected) + self._l1(batch, m_u, m_d), metrics)
+
+    def diagnostics(self, batch: Completions) -> dict[str, Tensor]:
+        """What the sum of log-ratio and KL does not tell."""
+        return likelihood_metrics(batch, self.beta)
 
     def modules_weight_decay(self) -> float:
         """`mask_weight_decay`."""
@@ -82,22 +99,20 @@ class SparsePO(Objective):
 
     def _masks(self, batch: Completions, modules: nn.Module | None) -> tuple[Tensor, Tensor]:
         if self.mask == "mapo":
-            from trainers.masks import activation_mask
-
-            assert batch.ref_states is not None, "MaPO declares that it needs the states"  # noqa: S101
-            mask = activation_mask(batch.ref_states, batch.segment, batch.count).to(batch.logp.dtype)
-            return mask, mask
+            assert batch.activation is not None, "MaPO declares that it needs the activations"  # noqa: S101
+            return batch.activation, batch.activation
         if modules is None:
-            ones = batch.logp.new_ones(batch.logp.shape)
+            ones = batch.logp.new_ones(batch.segment.shape)
             return ones, ones
         masks: tuple[Tensor, Tensor] = modules(batch.ref_states)
         return masks
 
-    def _kl(self, batch: Completions, kl: Tensor) -> Tensor:
+    def _kl(self, batch: Completions) -> Tensor:
         """K_t as the loss counts it: all of it, or for TDPO2 α K_t, on the chosen answers without a gradient."""
+        assert batch.kl is not None, "SparsePO declares that it needs the KL"  # noqa: S101
         if self.tdpo == 1:
-            return kl
-        return self.alpha * kl.where(batch.segment >= batch.count // 2, kl.detach())
+            return batch.kl
+        return self.alpha * batch.kl.where(batch.segment >= batch.count // 2, batch.kl.detach())
 
     def _l1(self, batch: Completions, m_u: Tensor, m_d: Tensor) -> Tensor:
         """λ_u ‖m_u‖₁ + λ_d ‖m_d‖₁ per pair; a shared mask is charged their mean, once."""
