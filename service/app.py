@@ -20,7 +20,19 @@ from service.errors import Invalid, Refusal, Unavailable
 from service.limits import BodyLimits
 from service.parts import Parts
 from service.request_ids import RequestIds
-from service.routes import files, fine_tuning, health, inference, internal, models, rewards, webhooks
+from service.routes import (
+    annotating,
+    files,
+    fine_tuning,
+    health,
+    inference,
+    internal,
+    models,
+    reward_models,
+    reward_shapes,
+    rewards,
+    webhooks,
+)
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +40,7 @@ log = logging.getLogger(__name__)
 TOO_MANY_REQUESTS = 429
 #: codes of what the framework refuses
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-
+SCORING = (rewards, reward_models, reward_shapes, annotating)
 #: says in the OpenAPI document that a key is needed; `Authentication` is what asks for it
 KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key."))]
 
@@ -39,7 +51,7 @@ def create_app(settings: Settings, replica: int = 0) -> FastAPI:
     app = FastAPI(title="prefserve", summary="Preference tuning and density-ratio rewards.", lifespan=_lifespan)
     app.state.parts = parts
     app.include_router(health.router)
-    for module in (files, fine_tuning, models, inference, rewards, webhooks, internal):
+    for module in (files, fine_tuning, models, inference, *SCORING, webhooks, internal):
         app.include_router(module.router, dependencies=KEYED)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -66,7 +78,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _refused(_: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, Refusal)  # noqa: S101 - what it is registered for
-    return JSONResponse(refusal.envelope(), refusal.status, _no_retry(refusal.status))
+    return JSONResponse(refusal.envelope(), refusal.status, _no_retry(refusal.status) | refusal.headers())
 
 
 def _no_retry(status: int) -> dict[str, str]:

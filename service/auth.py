@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import re
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class Authentication:
         await self.app(scope, receive, send)
 
     def _caller(self, path: str, headers: Headers) -> Caller | None:
-        scheme, _, text = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not text:
+        text = _key(headers.get("authorization", ""))
+        if not text:
             raise Unauthenticated("no API key: send it as `Authorization: Bearer sk-…`")
         if attempt := ATTEMPT.match(path):
             expected = keys.attempt_token(self.secret, attempt["job"], int(attempt["attempt"]))
@@ -72,3 +73,16 @@ class Authentication:
         if key is None:
             raise Unauthenticated("this API key is not known here, or was revoked")
         return Caller(key.tenant, key.id)
+
+
+def _key(header: str) -> str:
+    """The bearer key; or the password of a URL's `user:key@`, for clients that can set no header (OpenRLHF's)."""
+    scheme, _, text = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return text
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(text, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.table import Table
 
-from service import keys, registry
+from service import keys, registry, rewards_cli
 from service.db import Database
 from service.errors import Invalid, Refusal
 from service.replicas import place
@@ -26,6 +26,7 @@ models = typer.Typer(no_args_is_help=True, help="Base models that jobs may use."
 api_keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(models, name="models")
 app.add_typer(api_keys, name="keys")
+app.add_typer(rewards_cli.app, name="rewards")
 
 console = Console(highlight=False, soft_wrap=True)
 HUB = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")

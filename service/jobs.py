@@ -53,12 +53,12 @@ def create(db: Session, spec: JobSpec, *, tenant: str, room: Room, origin: Origi
     return db.get_one(Job, job_id)
 
 
-def get(db: Session, job_id: str, *, tenant: str, change: bool = False) -> Job:
+def get(db: Session, job_id: str, *, tenant: str, change: bool = False, param: str = "fine_tuning_job_id") -> Job:
     """The caller's job; NotFound for a stranger's. To be changed, it is kept as it is until the transaction ends."""
     mine = select(Job).where(Job.id == job_id, Job.tenant == tenant)
     job = db.scalar(mine.with_for_update(key_share=True) if change else mine)
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}", param="fine_tuning_job_id")
+        raise NotFound(f"there is no job {job_id!r}", param=param)
     return job
 
 

@@ -11,6 +11,7 @@ import anyio
 import httpx
 
 from service import registry
+from service.annotator import Annotator
 from service.courier import Courier
 from service.db import Database
 from service.errors import Refusal
@@ -18,6 +19,7 @@ from service.launchers.base import Launcher
 from service.launchers.local import LocalLauncher
 from service.replicas import check_home
 from service.scheduler import Scheduler
+from service.scores import Scores
 from service.serving.engines import Engines, Servable
 from service.serving.scoring import Scoring
 from service.settings import Settings
@@ -76,9 +78,20 @@ class Parts:
         """The courier of webhooks over these parts."""
         return Courier(self.settings, self.database)
 
+    @property
+    def scores(self) -> Scores:
+        """How tenants' answers are scored."""
+        return Scores(self.settings, self.database, self.engines, self.scoring)
+
+    @property
+    def annotator(self) -> Annotator:
+        """What works annotations off."""
+        return Annotator(self.scores, self.settings.tick_seconds)
+
     def start(self) -> None:
-        """Begin to schedule, and to deliver what waits in the outbox."""
-        for name, loop in (("scheduler", self.scheduler.run), ("courier", self.courier.run)):
+        """Begin to schedule, to deliver what waits in the outbox, and to annotate."""
+        loops = {"scheduler": self.scheduler.run, "courier": self.courier.run, "annotator": self.annotator.run}
+        for name, loop in loops.items():
             thread = threading.Thread(target=loop, args=(self.stop,), name=name, daemon=True)
             thread.start()
             self.threads.append(thread)
@@ -86,7 +99,7 @@ class Parts:
     @property
     def scheduling(self) -> bool:
         """Whether the scheduler's and the courier's threads live."""
-        return bool(self.threads) and all(thread.is_alive() for thread in self.threads)
+        return bool(self.threads) and all(thread.is_alive() for thread in self.threads if thread.name != "annotator")
 
     def load(self, model: str, tenant: str) -> None:
         """Have an engine take a policy in the background, so that the first request finds it there."""

@@ -62,6 +62,18 @@ class Settings(BaseSettings):
     engine_gpu_memory: float = Field(0.4, gt=0, lt=1, description="Share of a GPU's memory that an engine takes.")
     engine_start_seconds: float = Field(300, gt=0, description="Longest start of an engine.")
 
+    reward_endpoints: dict[str, str] = Field(
+        {}, description="Reward endpoints of others that specs may name: name → URL."
+    )
+
+    @field_validator("reward_endpoints")
+    @classmethod
+    def _web_addresses(cls, endpoints: dict[str, str]) -> dict[str, str]:
+        for name, url in endpoints.items():
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{name} must be an http or https URL, not {url!r}")
+        return endpoints
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

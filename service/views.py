@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from service import checkpoints, jobs
-from service.db.tables import BaseModelRow, Event, File, Job, Policy
+from service.db.tables import Annotation, BaseModelRow, Event, File, Job, Policy, RewardModel
 from service.events import PREFIX
 from service.states import Status
 from trainers.spec import Serving
@@ -82,6 +82,46 @@ class ModelObject(View):
         if isinstance(row, BaseModelRow):
             return cls(id=row.name, created=row.created_at, owned_by="operator")
         return cls(id=row.id, created=row.created_at, owned_by=row.tenant, parent=row.base, job=row.job)
+
+
+class RewardModelObject(View):
+    """A stored reward; `reward` holds its settings, every name in them resolved."""
+
+    id: str
+    object: Literal["reward_model"] = "reward_model"
+    name: str
+    version: int
+    created_at: int
+    reward: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: RewardModel) -> Self:
+        """From the row."""
+        return cls(id=row.id, name=row.name, version=row.version, created_at=row.created_at, reward=row.spec)
+
+
+class AnnotationObject(View):
+    """An annotation; `counts` says what became of the prompts that are done."""
+
+    id: str
+    object: Literal["annotation"] = "annotation"
+    created_at: int
+    finished_at: int | None
+    status: Status
+    status_reason: str | None
+    prompts: int
+    done: int
+    counts: dict[str, int]
+    result_file: str | None
+    error: dict[str, Any] | None
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Annotation) -> Self:
+        """From the row."""
+        same = ("id", "created_at", "finished_at", "status", "prompts", "done", "counts", "error", "spec")
+        values = {name: getattr(row, name) for name in same}
+        return cls(**values, status_reason=row.reason, result_file=row.file)
 
 
 class JobEvent(View):

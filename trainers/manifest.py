@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 
 NAME = "manifest.json"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 from trainers.objectives import AnyObjective, Objective
 from trainers.peft_kinds import AnyPeft, Lora, plain_lora
 

@@ -12,7 +12,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
