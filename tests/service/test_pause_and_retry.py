@@ -49,6 +49,23 @@ def test_a_paused_job_frees_its_slot_and_goes_on_from_its_checkpoint(api, create
     assert runs(settings, job) == {"1": 1, "2": 1}
 
 
+def test_what_only_a_resume_needs_moves_on_and_what_is_served_stays(api, create, until, settings):
+    job = count(create, steps=4, hold=2)
+    wait_for_step(settings, job, 1, 2)
+    old, new = (settings.artifacts / attempt_name(job, attempt) for attempt in (1, 2))
+    (old / "checkpoints" / "step-2" / "optimizer").mkdir()
+    (old / "checkpoints" / "step-2" / "optimizer" / "state").write_bytes(b"large")
+    (old / "checkpoints" / "step-3.partial").mkdir()
+    say(api, job, "pause")
+    until(job, "paused")
+    say(api, job, "resume")
+    until(job, "succeeded")
+    assert (new / "checkpoints" / "step-2" / "optimizer" / "state").read_bytes() == b"large"
+    assert not (old / "checkpoints" / "step-2" / "optimizer").exists()
+    assert (old / "checkpoints" / "step-2" / "adapter" / "adapter_config.json").exists()
+    assert not (new / "checkpoints" / "step-3.partial").exists()
+
+
 def test_the_results_of_a_resumed_job_hold_each_step_once(api, create, until, settings):
     job = count(create, steps=6, hold=2)
     wait_for_step(settings, job, 1, 2)
