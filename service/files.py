@@ -124,7 +124,7 @@ def check(file: File, folder: Path, *, objective: Objective, param: str, line_by
         lines.check(folder / file.id, line_bytes=line_bytes, nesting=nesting)
         return records.check(folder / file.id, objective.data, objective.needs().columns)
     except BadLine as bad:
-        raise Invalid(f"{file.filename}: {bad}", param=param, code="invalid_training_file") from bad
+        raise Invalid(f"{file.filename}: {bad}", param=param, code=f"invalid_{param}") from bad
 
 
 def _there(tenant: str) -> Select[File]:

@@ -123,14 +123,16 @@ class Checkpoint(View):
     def of(cls, row: Event, job: Job, organization: str) -> Self:
         """From the event that announced it."""
         checkpoint = (row.data or {})["checkpoint"]
-        step = checkpoint["step_number"]
+        step, metrics = checkpoint["step_number"], checkpoint["metrics"]
+        if "valid_loss" in metrics:  # of the whole file: OpenAI's other figure is over a sample of it
+            metrics = metrics | {"full_valid_loss": metrics["valid_loss"]}
         return cls(
             id=f"ftckpt_{row.number}",
             created_at=row.created_at,
             fine_tuned_model_checkpoint=checkpoints.model_id(job, organization, step),
             fine_tuning_job_id=job.id,
             step_number=step,
-            metrics={"step": step, **checkpoint["metrics"]},
+            metrics={"step": step, **metrics},
         )
 
 

@@ -30,7 +30,8 @@ def save(step: int) -> dict[str, object]:
     folder = out / "checkpoints" / f"step-{step}"
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 16}))
-    return {"step_number": step, "path": f"checkpoints/step-{step}", "metrics": {"train_loss": 0.5}}
+    metrics = {"train_loss": 0.5} | ({"valid_loss": 0.6} if assignment["validation_path"] else {})
+    return {"step_number": step, "path": f"checkpoints/step-{step}", "metrics": metrics}
 
 
 def count() -> int:
@@ -71,7 +72,8 @@ elif act == "fail":
     (out / "outcome.json").write_text(json.dumps({"state": "failed", "error": error}))
     sys.exit(1)
 else:
-    spec, kind = assignment["spec"], assignment["spec"]["serving"]
+    spec = assignment["spec"]
+    kind = spec["serving"] or "adapter"
     files = {}
     if kind == "merged":
         shutil.copytree(assignment["model_path"], out / "merged", dirs_exist_ok=True)

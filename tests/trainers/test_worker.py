@@ -113,7 +113,7 @@ def test_a_mixture_of_pair_and_token_terms_is_the_same_for_any_share(finish, ass
 def test_a_loss_that_couples_pairs_says_so(finish, assign):
     attempt = finish(assign("dpo", loss_type="aot"))
     [warning] = [event["message"] for event in attempt.events() if event["level"] == "warn"]
-    assert warning.startswith("The loss compares the pairs of each forward pass (at most 4 of 8):")
+    assert warning.startswith("The loss compares the examples of each forward pass (at most 4 of 8):")
 
 
 def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
