@@ -17,7 +17,9 @@ from pathlib import Path
 
 from service.launchers.base import attempt_name
 
-MARK, EXTENSIONS = "started", "torch_extensions"
+MARK, EXTENSIONS, CHECKPOINTS = "started", "torch_extensions", "checkpoints"
+#: of a checkpoint: what can be served, and what says that it is complete
+SERVED = frozenset({"adapter", "merged", "objective", "checkpoint.json"})
 
 
 class Start(Enum):
@@ -75,7 +77,7 @@ def _lock(mark: int) -> bool:
 def inherit(root: Path, job: str, attempt: int) -> None:
     """Make the attempt's folder, with links to all that the job's last attempt had saved in folders of its own.
 
-    The older files stay where they are: a checkpoint that is served keeps its place.
+    Of the older ones, what is served keeps its place; the rest, optimiser states above all, is the new attempt's alone.
     """
     out = root / attempt_name(job, attempt)
     before = previous(root, job, attempt)
@@ -95,6 +97,15 @@ def inherit(root: Path, job: str, attempt: int) -> None:
         shutil.rmtree(fresh)
         if not out.exists():
             raise
+        return
+    _keep_what_is_served(before)
+
+
+def _keep_what_is_served(folder: Path) -> None:
+    parts = [path for path in folder.iterdir() if path.is_dir() and path.name != CHECKPOINTS]
+    parts += [part for part in folder.glob(f"{CHECKPOINTS}/*/*") if part.name not in SERVED]
+    for part in parts:
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def previous(root: Path, job: str, attempt: int) -> Path | None:

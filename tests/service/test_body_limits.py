@@ -17,12 +17,16 @@ from trainers.data.lines import BadLine
 PAIR = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
+one_database = pytest.mark.parametrize("database_url", [None], indirect=True, ids=["any"])
+
+
 @pytest.fixture
 def settings(settings):
     small = {"max_body_bytes": 2000, "max_file_bytes": 100_000, "max_line_bytes": 1000, "max_nesting": 8}
     return settings.model_copy(update=small)
 
 
+@one_database
 def test_a_body_that_is_announced_or_turns_out_too_large_is_a_413(api):
     def chunks():
         yield from [b" " * 1000] * 3
@@ -35,6 +39,7 @@ def test_a_body_that_is_announced_or_turns_out_too_large_is_a_413(api):
         assert answer.headers["x-should-retry"] == "false"
 
 
+@one_database
 def test_an_upload_is_refused_where_it_passes_the_limit_not_when_it_has_ended(client, settings):
     """The client says that it sends 5 GB, sends 1 MB, and has its answer."""
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
@@ -48,6 +53,7 @@ def test_an_upload_is_refused_where_it_passes_the_limit_not_when_it_has_ended(cl
     assert list(settings.files.iterdir()) == []
 
 
+@one_database
 def test_an_upload_that_breaks_off_leaves_nothing(client, settings):
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
         head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.api_key}\r\n"
@@ -65,6 +71,7 @@ def eventually(look):
         time.sleep(0.01)
 
 
+@one_database
 @pytest.mark.parametrize(
     ("body", "kind", "param"),
     [
@@ -86,6 +93,7 @@ def test_what_is_wrong_with_an_upload_is_named(api, settings, body, kind, param)
     assert list(settings.files.iterdir()) == []
 
 
+@one_database
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
@@ -110,6 +118,7 @@ def test_a_file_that_has_expired_is_gone_and_swept(api, parts, settings):
     assert list(settings.files.iterdir()) == []
 
 
+@one_database
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -124,6 +133,7 @@ def test_a_line_too_long_or_too_deep_is_named(create, upload, content, words):
     assert words in error["message"]
 
 
+@one_database
 def test_a_json_body_of_brackets_alone_is_a_400(api):
     answer = api.post("/v1/fine_tuning/jobs", content=b"[" * 1900, headers={"content-type": "application/json"})
     assert answer.status_code == 400

@@ -85,7 +85,7 @@ def test_jobs_page_through_and_are_chosen_by_metadata(client, start):
 
 
 def test_a_job_is_paused_and_resumed_and_its_checkpoints_answer_as_models(client, start, settings):
-    job = start("count")
+    job = start("count", metadata={"hold": "2"})
     out = settings.artifacts / f"{job.id}-a1" / "checkpoints"
     while not (out / "step-2").exists():
         time.sleep(0.02)

@@ -7,9 +7,9 @@ from service import processes
 from service.launchers.base import attempt_name
 
 
-def count(create, steps=200, **fields):
-    """A job that takes a tenth of a second per step."""
-    return create(metadata={"act": "count", "steps": str(steps)}, **fields)["id"]
+def count(create, steps, hold):
+    """A job that takes a tenth of a second per step, and whose first attempt gets no further than `hold`."""
+    return create(metadata={"act": "count", "steps": str(steps), "hold": str(hold)})["id"]
 
 
 def say(api, job, verb):
@@ -33,7 +33,7 @@ def wait_for_step(settings, job, attempt, step):
 
 
 def test_a_paused_job_frees_its_slot_and_goes_on_from_its_checkpoint(api, create, until, settings):
-    job = count(create, steps=8)
+    job = count(create, steps=8, hold=3)
     wait_for_step(settings, job, 1, 3)
     assert say(api, job, "pause")["status"] in ("running", "paused")
     paused = until(job, "paused")
@@ -49,8 +49,25 @@ def test_a_paused_job_frees_its_slot_and_goes_on_from_its_checkpoint(api, create
     assert runs(settings, job) == {"1": 1, "2": 1}
 
 
+def test_what_only_a_resume_needs_moves_on_and_what_is_served_stays(api, create, until, settings):
+    job = count(create, steps=4, hold=2)
+    wait_for_step(settings, job, 1, 2)
+    old, new = (settings.artifacts / attempt_name(job, attempt) for attempt in (1, 2))
+    (old / "checkpoints" / "step-2" / "optimizer").mkdir()
+    (old / "checkpoints" / "step-2" / "optimizer" / "state").write_bytes(b"large")
+    (old / "checkpoints" / "step-3.partial").mkdir()
+    say(api, job, "pause")
+    until(job, "paused")
+    say(api, job, "resume")
+    until(job, "succeeded")
+    assert (new / "checkpoints" / "step-2" / "optimizer" / "state").read_bytes() == b"large"
+    assert not (old / "checkpoints" / "step-2" / "optimizer").exists()
+    assert (old / "checkpoints" / "step-2" / "adapter" / "adapter_config.json").exists()
+    assert not (new / "checkpoints" / "step-3.partial").exists()
+
+
 def test_the_results_of_a_resumed_job_hold_each_step_once(api, create, until, settings):
-    job = count(create, steps=6)
+    job = count(create, steps=6, hold=2)
     wait_for_step(settings, job, 1, 2)
     say(api, job, "pause")
     until(job, "paused")
@@ -98,9 +115,9 @@ def test_a_job_that_fails_by_its_own_fault_is_not_tried_again(create, until, set
 
 
 def test_a_job_whose_processes_were_killed_goes_on_from_its_checkpoint(create, until, settings):
-    job = count(create, steps=6)
+    job = count(create, steps=6, hold=3)
     wait_for_step(settings, job, 1, 3)
     processes.find(settings.artifacts / attempt_name(job, 1)).stop(grace=0)
     assert until(job, "succeeded")["attempt"] == 2
     first = json.loads((settings.artifacts / attempt_name(job, 2) / "events.jsonl").read_text().splitlines()[0])
-    assert first["data"]["step"] > 3
+    assert first["data"]["step"] == 4

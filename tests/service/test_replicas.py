@@ -55,6 +55,7 @@ def queue(parts, file, act="succeed", tenant="ada", **resources):
             "training_file": file,
             "method": {"type": "dpo"},
             "metadata": {"act": act},
+            "serving": "adapter",
             "resources": resources,
         }
     )

@@ -2,7 +2,7 @@
 """A second program of the worker protocol, torch-free: the real launcher starts it in the trainers' place.
 
 What it does is chosen by the job's metadata {"act": ...}: succeed, fail, die, count (a step each tenth of a second,
-going on from the newest checkpoint, up to metadata's `steps`), or work until it is told to stop.
+going on from the newest checkpoint, up to metadata's `steps`; the first attempt waits after `hold`), or work until it is told to stop.
 """
 
 import hashlib
@@ -38,8 +38,9 @@ def count() -> int:
     """Steps up to the wanted number; the first of them is the one after the newest checkpoint."""
     done = max((int(path.name.removeprefix("step-")) for path in out.glob("checkpoints/step-*")), default=0)
     first, steps = done + 1, int(assignment["spec"]["metadata"]["steps"])
+    hold = int(assignment["spec"]["metadata"].get("hold", steps)) if assignment["attempt"] == 1 else steps
     for seq, step in enumerate(range(first, steps + 1), 1):
-        time.sleep(0.1)
+        time.sleep(0.1 if step <= hold else 120)
         say(2 * seq - 1, f"Step {step}/{steps}", "metrics", step=step, total_steps=steps, train_loss=1 / step)
         say(2 * seq, f"Saved step {step}", checkpoint=save(step))
     return steps
