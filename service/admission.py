@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service import files, registry
+from service import checkpoints, files, registry
 from service.db import Database
 from service.db.tables import BaseModelRow, Policy
 from service.errors import Invalid
@@ -24,13 +24,16 @@ def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings)
     _check_targets(spec)
     with database.snapshot() as db:
         model = registry.find(db, spec.model, tenant=tenant)
+        if isinstance(model, Policy) and model.kind == "merged" and checkpoints.is_one(model):
+            raise Invalid(f"{model.id} has merged weights: go on from its finished policy", param="model")
         weights = registry.weights_of(db, model)
         named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
         asked = {param: files.get(db, name, tenant=tenant, param=param) for param, name in named.items() if name}
     check_base(registry.read_config(Path(weights.path)), gpu=bool(settings.gpus))
     settled = _settled(spec, model, settings)
+    bounds = {"line_bytes": settings.max_line_bytes, "nesting": settings.max_nesting}
     for param, file in asked.items():
-        files.check(file, settings.files, objective=spec.method.objective, param=param)
+        files.check(file, settings.files, objective=spec.method.objective, param=param, **bounds)
     return settled
 
 

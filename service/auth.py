@@ -7,14 +7,15 @@ import hmac
 import re
 from dataclasses import dataclass
 
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import keys
-from service.db import Database
-from service.errors import Refusal, Unauthenticated
+from service.db import Database, is_away
+from service.errors import Refusal, Unauthenticated, Unavailable
 
 OPEN = frozenset({"/livez", "/readyz"})
 ATTEMPT = re.compile(r"^/internal/attempts/(?P<job>[^/]+)/(?P<attempt>\d{1,9})/")
@@ -44,8 +45,16 @@ class Authentication:
         try:
             caller = await run_in_threadpool(self._caller, scope["path"], Headers(scope=scope))
         except Refusal as refusal:
-            answer = JSONResponse(refusal.envelope(), refusal.status, {"WWW-Authenticate": "Bearer"})
+            answer = JSONResponse(
+                refusal.envelope(), refusal.status, {"WWW-Authenticate": "Bearer", "x-should-retry": "false"}
+            )
             await answer(scope, receive, send)
+            return
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            away = Unavailable("the database does not answer; try again", code="database_unavailable")
+            await JSONResponse(away.envelope(), away.status)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)

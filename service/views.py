@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from service import jobs
+from service import checkpoints, jobs
 from service.db.tables import Annotation, BaseModelRow, Event, File, Job, Policy, RewardModel
 from service.events import PREFIX
 from service.states import Status
@@ -56,11 +56,14 @@ class FileObject(View):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
+    status_details: None = None
+    expires_at: int | None
 
     @classmethod
     def of(cls, row: File) -> Self:
         """From the row."""
-        return cls(id=row.id, bytes=row.bytes, created_at=row.created_at, filename=row.filename, purpose=row.purpose)
+        own = ("id", "bytes", "created_at", "filename", "purpose", "expires_at")
+        return cls(**{name: getattr(row, name) for name in own})
 
 
 class ModelObject(View):
@@ -157,7 +160,7 @@ class Checkpoint(View):
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, row: Event, job: Job) -> Self:
+    def of(cls, row: Event, job: Job, organization: str) -> Self:
         """From the event that announced it."""
         checkpoint = (row.data or {})["checkpoint"]
         step, metrics = checkpoint["step_number"], checkpoint["metrics"]
@@ -166,7 +169,7 @@ class Checkpoint(View):
         return cls(
             id=f"ftckpt_{row.number}",
             created_at=row.created_at,
-            fine_tuned_model_checkpoint=f"{job.id}:ckpt-step-{step}",
+            fine_tuned_model_checkpoint=checkpoints.model_id(job, organization, step),
             fine_tuning_job_id=job.id,
             step_number=step,
             metrics={"step": step, **metrics},
@@ -218,7 +221,7 @@ class FineTuningJob(View):
             organization_id=organization,
             status=job.status,
             hyperparameters={name: getattr(spec.method.objective, name) for name in names},
-            result_files=[],
+            result_files=[job.result_file] if job.result_file else [],
             trained_tokens=job.trained_tokens,
             error=job.error,
             estimated_finish=job.estimated_finish,
@@ -230,4 +233,8 @@ class FineTuningJob(View):
 def _reason(job: Job) -> str | None:
     if job.status is Status.RUNNING and job.cancel_requested:
         return "cancellation requested"
+    if job.status is Status.RUNNING and job.pause_requested:
+        return "pause requested"
+    if job.status is Status.QUEUED and job.reason is None:
+        return "waits for the scheduler's next look"
     return job.reason

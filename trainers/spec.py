@@ -64,6 +64,7 @@ class Resources(Frozen):
     """What an attempt occupies while it runs."""
 
     slots: int = Field(1, ge=1, le=1024, description="GPUs; on CPU, pairs of one-threaded processes.")
+    priority: int = Field(0, ge=-100, le=100, description="Jobs of higher priority start first.")
 
 
 #: how a finished policy is served
