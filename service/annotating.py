@@ -82,10 +82,10 @@ def listed(db: Session, page: pages.Page, *, tenant: str) -> pages.Slice[Annotat
     return pages.cut(db, select(Annotation).where(Annotation.tenant == tenant), Annotation, page)
 
 
-def oldest_unfinished(db: Session) -> Annotation | None:
-    """What is to be worked on; one that an earlier process left running comes first."""
-    unfinished = select(Annotation).where(Annotation.status.in_(UNFINISHED))
-    return db.scalar(unfinished.order_by(Annotation.status.desc(), Annotation.created_at, Annotation.id).limit(1))
+def unfinished(db: Session) -> list[Annotation]:
+    """What is to be worked on, oldest first."""
+    found = select(Annotation).where(Annotation.status.in_(UNFINISHED))
+    return list(db.scalars(found.order_by(Annotation.created_at, Annotation.id)))
 
 
 def cancel(db: Session, row: Annotation) -> Annotation:

@@ -5,6 +5,7 @@ What is done lies in `annotations/<id>.jsonl`, one line a prompt, so a service t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import random
@@ -12,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -65,11 +67,32 @@ class Annotator:
                 log.exception("an annotation could not be dealt with; it is tried again")
 
     def tick(self, stop: threading.Event) -> None:
-        """Work the oldest unfinished annotation off, if there is one, or until told to stop."""
+        """Work the oldest annotation off that no other service works on, if there is one, or until told to stop."""
         with self.scores.database.snapshot() as db:
-            row = annotating.oldest_unfinished(db)
-        if row is not None:
-            Work(self.scores, stop, row, annotating.spec_of(row)).carry_out()
+            rows = annotating.unfinished(db)
+        for row in rows:
+            with _alone(self._folder() / f"{row.id}.lock") as mine:
+                if mine:
+                    Work(self.scores, stop, row, annotating.spec_of(row), self._folder()).carry_out()
+                    return
+
+    def _folder(self) -> Path:
+        folder = self.scores.settings.home / "annotations"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[bool]:
+    """Whether nobody else works on it; services on one database share the home folder."""
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+        lock.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ class Work:
     stop: threading.Event
     row: Annotation
     spec: AnnotationSpec
+    folder: Path
 
     def carry_out(self) -> None:
         """To its end, or until it is cancelled or the service stops."""
@@ -91,7 +115,7 @@ class Work:
             self._move(status=Status.FAILED, finished_at=now(), error=refusal.envelope()["error"], reason=None)
 
     def _work(self) -> None:
-        path = self._path()
+        path = self.folder / f"{self.row.id}.jsonl"
         done = _written(path)
         counts = Counter(entry["outcome"] for entry in done)
         self._move(status=Status.RUNNING, done=len(done), counts=dict(counts))
@@ -177,15 +201,10 @@ class Work:
             with path.open() as source:
                 for line in source:
                     if (pair := json.loads(line).get("pair")) is not None:
-                        incoming.write(json.dumps(pair, ensure_ascii=False).encode() + b"\n")
+                        incoming.write((json.dumps(pair, ensure_ascii=False) + "\n").encode())
             return incoming.keep(tenant=self.row.tenant, filename=f"{self.row.id}.jsonl", purpose=files.TRAINING)
         finally:
             incoming.close()
-
-    def _path(self) -> Path:
-        folder = self.scores.settings.home / "annotations"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder / f"{self.row.id}.jsonl"
 
     def _move(self, **values: Any) -> None:
         if self.stop.is_set():

@@ -37,10 +37,11 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SCORING = (rewards, reward_models, reward_shapes, annotating)
 TOO_MANY_REQUESTS = 429
 #: codes of what the framework refuses
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-SCORING = (rewards, reward_models, reward_shapes, annotating)
+
 #: says in the OpenAPI document that a key is needed; `Authentication` is what asks for it
 KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key."))]
 
@@ -78,7 +79,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _refused(_: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, Refusal)  # noqa: S101 - what it is registered for
-    return JSONResponse(refusal.envelope(), refusal.status, _no_retry(refusal.status) | refusal.headers())
+    return JSONResponse(refusal.envelope(), refusal.status, refusal.headers() | _no_retry(refusal.status))
 
 
 def _no_retry(status: int) -> dict[str, str]:

@@ -68,10 +68,6 @@ class Stale(Refusal):
 
     status, code = 409, "stale_attempt"
 
-    def headers(self) -> dict[str, str]:
-        """The official client would repeat a 409 three times."""
-        return {"x-should-retry": "false"}
-
 
 class Broken(Refusal):
     """Something behind the service answered, but not with numbers; asking again would give the same."""

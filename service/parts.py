@@ -89,8 +89,8 @@ class Parts:
         return Annotator(self.scores, self.settings.tick_seconds)
 
     def start(self) -> None:
-        """Begin to schedule, to deliver what waits in the outbox, and to annotate."""
-        loops = {"scheduler": self.scheduler.run, "courier": self.courier.run, "annotator": self.annotator.run}
+        """Begin to schedule, to annotate, and to deliver what waits in the outbox."""
+        loops = {"scheduler": self.scheduler.run, "annotator": self.annotator.run, "courier": self.courier.run}
         for name, loop in loops.items():
             thread = threading.Thread(target=loop, args=(self.stop,), name=name, daemon=True)
             thread.start()
@@ -98,8 +98,8 @@ class Parts:
 
     @property
     def scheduling(self) -> bool:
-        """Whether the scheduler's and the courier's threads live."""
-        return bool(self.threads) and all(thread.is_alive() for thread in self.threads if thread.name != "annotator")
+        """Whether all that runs in the background lives."""
+        return bool(self.threads) and all(thread.is_alive() for thread in self.threads)
 
     def load(self, model: str, tenant: str) -> None:
         """Have an engine take a policy in the background, so that the first request finds it there."""

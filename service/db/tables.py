@@ -158,6 +158,42 @@ class Event(Table):
     )
 
 
+class RewardModel(Table):
+    """A reward under a name; each change of its settings is a new version, none is used twice."""
+
+    __tablename__ = "reward_models"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    #: every name in it resolved: what it meant when it was stored
+    spec: Mapped[dict[str, Any]]
+    created_at: Mapped[int] = mapped_column(default=now)
+    deleted_at: Mapped[int | None]
+
+    __table_args__ = (UniqueConstraint("tenant", "name", "version"),)
+
+
+class Annotation(Table):
+    """Prompts that a policy answers and a reward model ranks; what is done lies in a file under its id."""
+
+    __tablename__ = "annotations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    spec: Mapped[dict[str, Any]]
+    status: Mapped[Status] = mapped_column(index=True)
+    reason: Mapped[str | None]
+    prompts: Mapped[int]
+    done: Mapped[int] = mapped_column(default=0)
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    file: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[int] = mapped_column(default=now)
+    finished_at: Mapped[int | None]
+
+
 class Home(Table):
     """The one home folder that this database belongs to; its row is also the lock of those who claim jobs."""
 
@@ -199,39 +235,3 @@ class Delivery(Table):
     answer: Mapped[str | None]
 
     __table_args__ = (Index("ix_deliveries_due", "ended_at", "due_at"),)
-
-
-class RewardModel(Table):
-    """A reward under a name; each change of its settings is a new version, none is used twice."""
-
-    __tablename__ = "reward_models"
-
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(64))
-    version: Mapped[int]
-    #: every name in it resolved: what it meant when it was stored
-    spec: Mapped[dict[str, Any]]
-    created_at: Mapped[int] = mapped_column(default=now)
-    deleted_at: Mapped[int | None]
-
-    __table_args__ = (UniqueConstraint("tenant", "name", "version"),)
-
-
-class Annotation(Table):
-    """Prompts that a policy answers and a reward model ranks; what is done lies in a file under its id."""
-
-    __tablename__ = "annotations"
-
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(64), index=True)
-    spec: Mapped[dict[str, Any]]
-    status: Mapped[Status] = mapped_column(index=True)
-    reason: Mapped[str | None]
-    prompts: Mapped[int]
-    done: Mapped[int] = mapped_column(default=0)
-    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    file: Mapped[str | None] = mapped_column(String(64))
-    error: Mapped[dict[str, Any] | None]
-    created_at: Mapped[int] = mapped_column(default=now)
-    finished_at: Mapped[int | None]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from service.annotator import _alone
 from service.app import create_app
 from service.db.tables import Annotation, File
 from service.states import Status
@@ -202,6 +203,14 @@ def test_a_strangers_annotation_does_not_exist(stranger, annotate, ended):
     assert stranger.get("/v1/annotations").json()["data"] == []
     done = ended(made)
     assert stranger.get(f"/v1/files/{done['result_file']}").status_code == 404
+
+
+def test_two_services_on_one_home_do_not_work_on_one_annotation(tmp_path):
+    lock = tmp_path / "a.lock"
+    with _alone(lock) as first, _alone(lock) as second, _alone(tmp_path / "b.lock") as other:
+        assert (first, second, other) == (True, False, True)
+    with _alone(lock) as again:
+        assert again
 
 
 def test_annotations_are_listed_newest_first(api, annotate):
