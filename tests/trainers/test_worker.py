@@ -13,6 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from service.launchers.base import attempt_name
+from service.launchers.starts import inherit
 from trainers.ranks import Ranks
 from trainers.stopping import STOPPED
 
@@ -192,6 +194,24 @@ def test_a_stopped_run_goes_on_where_it_was(launch, finish, assign):
         assert attempt.manifest().metrics["initial_loss"] == pytest.approx(math.log(2), abs=1e-6)
     # broken off at different steps: what either forgot would part them
     assert alone.losses() == pytest.approx(pair.losses(), rel=1e-3)
+
+
+def test_a_stopped_run_goes_on_in_the_next_attempts_folder_as_if_it_had_not_stopped(launch, finish, assign, tmp_path):
+    asked = assign("dpo", n_epochs=10, micro_batch_size=4, checkpoints=2)
+    whole = finish(asked)
+    first = tmp_path / attempt_name(asked.job, 1)
+    first.mkdir()
+    broken = launch(asked, out=first)
+    broken.wait_for_step(8)
+    broken.process.send_signal(signal.SIGTERM)
+    assert broken.wait() == STOPPED
+    inherit(tmp_path, asked.job, 2)
+    second = finish(asked.model_copy(update={"attempt": 2}), out=tmp_path / attempt_name(asked.job, 2))
+    stopped = broken.outcome()["step"]
+    assert [data["step"] for data in second.metrics()] == list(range(stopped + 1, whole.manifest().steps + 1))
+    assert broken.losses() + second.losses() == pytest.approx(whole.losses(), abs=1e-6)
+    assert second.manifest().attempt == 2
+    assert (first / "checkpoints" / f"step-{stopped}" / "adapter" / "adapter_config.json").exists()
 
 
 def test_a_job_on_an_earlier_policy_starts_at_log_2_and_publishes_the_sum(dpo, finish, assign, model_path):
