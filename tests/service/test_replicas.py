@@ -186,6 +186,19 @@ def test_of_many_who_claim_one_job_one_has_it(crew, file, settings):
     assert look(one, job).attempt == 1
 
 
+def test_one_scheduler_claims_at_a_time_and_the_others_do_not_wait_for_it(crew, file, settings):
+    if settings.database_url is None:
+        pytest.skip("SQLite has one service at a time")
+    one, two = crew(2)
+    job = queue(one, file)
+    with one.database.transaction() as db:
+        assert jobs.lock_queue(db)
+        two.scheduler.tick()
+        assert look(two, job).status is Status.QUEUED
+    two.scheduler.tick()
+    assert look(two, job).status is Status.RUNNING
+
+
 def test_a_second_service_has_a_number_of_its_own_on_postgresql_and_is_refused_on_sqlite(settings):
     settings.prepare()
     with place(settings) as first:
