@@ -49,6 +49,7 @@ def test_a_mask_that_dies_is_told_with_its_step(finish, assign):
     assert warning["message"].startswith(f"At step {alive + 5} the reward mask has been zero on every token")
 
 
+@pytest.mark.proof
 def test_a_model_without_a_pad_token_trains_as_one_that_has_it(
     finish, assign, tiny_llama, byte_tokenizer, model_path, tmp_path
 ):
@@ -60,6 +61,7 @@ def test_a_model_without_a_pad_token_trains_as_one_that_has_it(
     assert finish(assign("dpo", model_path=tmp_path)).losses() == finish(assign("dpo")).losses()
 
 
+@pytest.mark.proof
 def test_a_sequence_longer_than_the_context_is_left_out_and_counted(finish, assign, id_rows, write_rows, tmp_path):
     long = {"prompt": [1] * 100, "chosen": [2] * 10, "rejected": [3] * 29}  # the model has 128 places
     attempt = finish(assign("dpo", training_path=write_rows(tmp_path / "pairs.jsonl", [*id_rows(22), long])))

@@ -113,7 +113,7 @@ def test_both_files_references_are_kept_within_one_budget(validated, finish, ass
     assert tight.metrics()[-1]["valid_loss"] == pytest.approx(of_the_published(tight)["valid_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.proof), 3])
 def test_ranks_and_rows_change_no_validation_loss(finish, assign, held_out, stage):
     asked = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "n_epochs": 2, "validation_path": held_out}
     alone = finish(assign("dpo", micro_batch_size=8, **asked))
@@ -176,6 +176,7 @@ def test_tokens_are_counted_over_the_steps_that_ran(spent, id_rows):
     assert spent.manifest().trained_tokens == 2 * epoch  # steps 1 to 6 are two epochs
 
 
+@pytest.mark.proof
 def test_a_relaunch_publishes_what_had_ended_early(spent, finish, assign, contrary, tmp_path):
     out = shutil.copytree(spent.out, tmp_path / "out")
     (out / "manifest.json").unlink()
@@ -194,6 +195,7 @@ def test_a_relaunch_publishes_what_had_ended_early(spent, finish, assign, contra
     assert again.metrics() == spent.metrics()
 
 
+@pytest.mark.proof
 def test_a_relaunch_goes_on_counting_the_evaluations_without_improvement(launch, finish, assign, contrary):
     asked = assign("dpo", validation_path=contrary, n_epochs=50, eval_steps=10, early_stopping_patience=10)
     attempt = launch(asked)
@@ -208,6 +210,7 @@ def test_a_relaunch_goes_on_counting_the_evaluations_without_improvement(launch,
     assert len(sentences(again, "Before the first step")) == 1
 
 
+@pytest.mark.proof
 def test_an_evaluation_that_a_stop_had_left_out_is_made_up_for(validated, finish, assign, held_out, dropout, tmp_path):
     out = shutil.copytree(validated.out, tmp_path / "out")
     (out / "manifest.json").unlink()
@@ -241,7 +244,7 @@ def wait_until_written(pattern: str, attempt) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=pytest.mark.proof)])
 def test_a_stop_while_the_references_states_are_computed_is_heeded_and_gone_on_from(
     launch, finish, assign, id_rows, write_rows, tmp_path, ranks
 ):

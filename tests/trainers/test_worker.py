@@ -196,6 +196,7 @@ def test_a_stopped_run_goes_on_where_it_was(launch, finish, assign):
     assert alone.losses() == pytest.approx(pair.losses(), rel=1e-3)
 
 
+@pytest.mark.proof
 def test_a_stopped_run_goes_on_in_the_next_attempts_folder_as_if_it_had_not_stopped(launch, finish, assign, tmp_path):
     asked = assign("dpo", n_epochs=10, micro_batch_size=4, checkpoints=2)
     whole = finish(asked)
@@ -244,6 +245,7 @@ def test_an_attempt_that_died_while_publishing_publishes_when_it_is_launched_aga
     assert again.manifest().files == dpo.manifest().files
 
 
+@pytest.mark.proof
 def test_the_same_seed_gives_the_same_losses(dpo, finish, assign):
     assert finish(assign("dpo", n_epochs=3, micro_batch_size=8)).losses() == dpo.losses()
 
