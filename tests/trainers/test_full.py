@@ -108,10 +108,10 @@ def test_without_a_store_a_frozen_copy_is_the_reference(full, finish, assign, st
     how = {"n_epochs": 3, "learning_rate": 1e-4, "reference_store_gb": 0, "zero_stage": stage}
     online = finish(assign("dpo", peft=FULL, **how), ranks=2)
     assert online.losses() == pytest.approx(full.losses(), rel=2e-5)
-    told, stored = (next(e for e in a.events() if "reference" in e["data"]) for a in (online, full))
+    told, stored = (next(e for e in a.events() if "frozen_gb" in e["data"]) for a in (online, full))
     size = sum(weight.numel() for weight in load_start(assign("dpo"), torch.float32).parameters()) * 4
-    assert told["message"].endswith(f"; a frozen copy of start weights takes {size / 1e6:.3g} MB beside the policy")
-    assert stored["message"].endswith(f"copy of start weights takes {260 * 64 * 4 / 1e6:.3g} MB beside the policy")
+    assert told["message"] == f"A frozen copy of start weights takes {size / 1e6:.3g} MB beside the policy"
+    assert stored["message"] == f"A frozen copy of start weights takes {260 * 64 * 4 / 1e6:.3g} MB beside the policy"
 
 
 def test_all_weights_and_masks_train_together_on_tied_embeddings(finish, assign, tiny_llama, byte_tokenizer, tmp_path):
