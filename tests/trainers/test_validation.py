@@ -104,7 +104,7 @@ def test_both_files_references_are_kept_within_one_budget(validated, finish, ass
         ("validation_file", "store"),
     ]
     answers = [row[name] for row in id_rows(22) for name in ("chosen", "rejected")]
-    training = sum(map(len, answers)) * 64 * 4 / 1e9  # a float32 state of width 64 for each token
+    training = sum(map(len, answers)) * (64 + 1) * 4 / 1e9  # a float32 state of width 64 and a log-prob for each token
     tight = finish(assign("dpo", validation_path=held_out, n_epochs=3, reference_store_gb=1.01 * training))
     told = [e for e in tight.events() if "reference" in e["data"]]
     assert [e["data"]["reference"] for e in told] == ["store", "online"]
