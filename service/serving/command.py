@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: the base model's name inside every engine; adapters bear the name of the attempt that made them
 BASE = "base"
+#: tokens of one step on CPU, vLLM's own number
+STEP_TOKENS = 2048
 
 
 def argv(config: Mapping[str, Any], path: Path, port: int, settings: EngineSettings) -> list[str]:
@@ -34,8 +36,9 @@ def argv(config: Mapping[str, Any], path: Path, port: int, settings: EngineSetti
     }
     options |= _gpu(settings) if settings.gpu else _cpu(config, tokens, settings)
     named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    flags = ["--enable-lora", "--disable-fastapi-docs", "--lora-target-modules", *settings.lora_targets]
-    return [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags]
+    flags = ["--enable-lora", "--disable-fastapi-docs"] + ([] if settings.gpu else ["--no-enable-chunked-prefill"])
+    targets = ["--lora-target-modules", *settings.lora_targets]
+    return [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags, *targets]
 
 
 def env(settings: EngineSettings, key: str) -> dict[str, str]:
@@ -67,6 +70,9 @@ def _cpu(config: Mapping[str, Any], tokens: int, settings: EngineSettings) -> di
         "kv-cache-memory-bytes": settings.kv_cache_bytes or limits.kv_cache_bytes(config, tokens),
         # the model in the engine's own process: one import of torch and 0.4 GB less than with a worker
         "distributed-executor-backend": "uni",
+        # A prompt cut in two rewinds its seed's generator, which torch cannot on CPU: the engine would die. Hence no
+        # prompt is cut, and the longest must fit into one step.
+        "max-num-batched-tokens": max(STEP_TOKENS, tokens),
     }
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reward.engine import Engine
 from reward.spec import Continuation, Conversation, DensityRatio, Message, ScoreOrder, ScoreRequest
 from service.errors import Invalid
+from service.serving.command import STEP_TOKENS
 from service.serving.gateway import forward
 from service.serving.scoring import Scoring
 
@@ -107,6 +108,15 @@ def test_a_refusal_of_vllm_comes_in_our_envelope(engines, stories):
     answer = complete(engines, stories, {"prompt": [1], "max_tokens": 5000})
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["param"] == "max_tokens"
+
+
+def test_seeded_prompts_that_one_step_cannot_hold_are_answered_alike_twice(engines, stories, ids):
+    prompts = [[1, i + 3, *ids * 6] for i in range(48)]  # no two share a beginning
+    assert sum(map(len, prompts)) > 2 * STEP_TOKENS
+    body = {"prompt": prompts, "max_tokens": 8, "temperature": 1, "seed": 5}
+    first, second = (complete(engines, stories, body)["choices"] for _ in range(2))
+    assert len(first) == 48
+    assert [choice["text"] for choice in first] == [choice["text"] for choice in second]
 
 
 def test_logprobs_equal_transformers(engines, stories, weak, policy, ids, oracle):
