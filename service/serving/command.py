@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: the base model's name inside every engine; adapters bear the name of the attempt that made them
 BASE = "base"
+#: what CPU engines load into vLLM, see `prefserve_lora.py` there
+PLUGIN = Path(__file__).with_name("vllm_plugin")
 #: tokens of one step on CPU, vLLM's own number
 STEP_TOKENS = 2048
 
@@ -80,6 +82,7 @@ def _cpu_env(settings: EngineSettings) -> dict[str, str]:
     threads = settings.threads or max(1, (os.cpu_count() or 1) // 2)
     return {
         "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(PLUGIN),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines would all take the same cores
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what vLLM asks for before it believes `uni` on CPU
         # the first scored prompt would wait a quarter of a minute for a C++ compiler

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from reward.engine import Engine
 from reward.spec import Continuation, Conversation, DensityRatio, Message, ScoreOrder, ScoreRequest
 from service.errors import Invalid
 from service.serving.command import STEP_TOKENS
+from service.serving.engine import EngineSettings
 from service.serving.gateway import forward
 from service.serving.scoring import Scoring
 
@@ -144,6 +146,18 @@ def test_a_policy_over_its_base_needs_one_engine(score, policy, stories, ids, or
     [scored] = score(policy, stories, [Continuation(prompt=ids[:3], response=ids[3:])], include=["token_scores"]).data
     expected = [a - b for a, b in zip(oracle(policy.id, ids), oracle("stories", ids), strict=True)][2:]
     assert scored.token_scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_base_model_stays_itself_when_every_slot_holds_an_adapter(engines, score, policy, stories, ids, oracle):
+    others = [replace(policy, id=f"{policy.id}{i}", adapter=f"other{i}") for i in range(EngineSettings.max_loras)]
+    for other in others:
+        complete(engines, other, {"prompt": [1], "max_tokens": 1})
+    given = [Continuation(prompt=ids[:3], response=ids[3:])] * 8
+    for scored in score(policy, stories, given).data:  # in batches of both models
+        assert scored.weak_logprob == pytest.approx(sum(oracle("stories", ids)[2:]), abs=1e-3)
+        assert scored.strong_logprob == pytest.approx(sum(oracle(policy.id, ids)[2:]), abs=1e-3)
+    for other in others:
+        engines.unload(other)
 
 
 def test_a_model_over_itself_is_worth_nothing_and_the_swap_turns_the_sign(score, stories, weak, ids):
