@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ DRAWN, PAIRS = 512, 224
 def main(argv: list[str] | None = None) -> int:
     """Do what is not done yet; the exit status."""
     args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what runs is stopped, as after Ctrl-C
     out = args.out or Path(tempfile.mkdtemp(prefix="frontier-"))
     out.mkdir(parents=True, exist_ok=True)
     say(f"results in {out}")
@@ -124,7 +126,7 @@ class Bench:
         if family == "harmless":
             return evaluate.pairs(self.served, policy, held_out)
         train = frontier_runs.training(family, self.data, self._afinn_pairs)[: len(held_out)]
-        asked = self.served.answers(policy, [row["prompt"] for row in held_out], 96, seed=7)
+        asked = self.served.answers(policy, [row["prompt"] for row in held_out], 64, seed=7)
         base = self._kept("base-stories", lambda: self.served.stories(BASE, 64, evaluate.TOKENS, seed=2))
         return {
             "train": evaluate.answers(self.served, policy, train),

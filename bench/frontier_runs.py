@@ -11,7 +11,7 @@ from bench import real_input
 from bench.real_input import Row
 
 Family = Literal["afinn", "harmless", "sums"]
-BETAS = (0.05, 0.2, 1.0)
+BETAS = (0.1, 1.0, 0.3)
 #: method and its own settings, by the name of the curve
 PREFERENCE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpo": ("dpo", {}),
@@ -35,7 +35,7 @@ COMMON: Mapping[Family, Mapping[str, Any]] = {
 HARMLESS_BETA = 0.1
 #: lines of training and held-out files; longest line in characters: the model reads 512 tokens of about two each
 TRAIN: Mapping[Family, int] = {"harmless": 384, "sums": 512}
-HELD_OUT: Mapping[Family, int] = {"harmless": 192, "sums": 128}
+HELD_OUT: Mapping[Family, int] = {"harmless": 96, "sums": 64}
 CHARACTERS = 640
 
 

@@ -17,7 +17,7 @@ from examples.demo.tuning import Event, Tuned
 
 BASE = "stories"
 PATIENCE = 600.0  #: seconds; the first request waits for an engine
-AT_ONCE = 32  #: samples or scores in one request
+AT_ONCE = 64  #: samples or scores in one request
 
 
 @dataclass(frozen=True)
