@@ -33,6 +33,8 @@ COMMON: Mapping[Family, Mapping[str, Any]] = {
     "sums": {"learning_rate": 1e-3, "n_epochs": 2, "batch_size": 16, "micro_batch_size": 16, "checkpoints": 1},
 }
 HARMLESS_BETA = 0.1
+#: without a price nothing asks a learned mask to let go of a token
+PRICE = {"l1_reward": 0.006, "l1_kl": 0.006}
 #: lines of training and held-out files; longest line in characters: the model reads 512 tokens of about two each
 TRAIN: Mapping[Family, int] = {"harmless": 384, "sums": 512}
 HELD_OUT: Mapping[Family, int] = {"harmless": 96, "sums": 64}
@@ -60,6 +62,8 @@ def _all() -> list[Run]:
     for beta in BETAS:
         for series, (method, own) in PREFERENCE.items():
             runs.append(Run("afinn", series, method, {**COMMON["afinn"], **own, "beta": beta}))
+    priced = {**COMMON["afinn"], **PREFERENCE["sparsepo common"][1], **PRICE}
+    runs.append(Run("afinn", "sparsepo common priced", "sparsepo", {**priced, "beta": BETAS[0]}))
     for series, (method, own) in SUPERVISED.items():
         runs.append(Run("sums", series, method, {**COMMON["sums"], **own}))
     for series, (method, own) in PREFERENCE.items():
