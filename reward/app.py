@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from reward.errors import Invalid, Refusal, Unauthenticated
-from reward.models import SCORERS
+from reward.scoring import Scorer
 from reward.spec import ScoreList, ScoreOrder
 
 TOKEN = "PREFSERVE_REWARD_TOKEN"  # noqa: S105 - the variable's name
@@ -30,7 +30,7 @@ def create_app(token: str) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with httpx.AsyncClient(timeout=ENGINE_TIMEOUT, trust_env=False) as client:
-            app.state.client = client
+            app.state.scorer = Scorer(client)
             yield
 
     def authorised(authorization: Annotated[str, Header()] = "") -> None:
@@ -50,19 +50,21 @@ def _livez() -> dict[str, str]:
 
 
 async def _score(order: ScoreOrder, request: Request) -> ScoreList:
-    return await SCORERS[order.request.model.type](order, request.app.state.client)
+    scorer: Scorer = request.app.state.scorer
+    return await scorer.carry_out(order)
 
 
 def _refused(_: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, Refusal)  # noqa: S101 - what it is registered for
-    return JSONResponse(refusal.envelope(), refusal.status)
+    return JSONResponse(refusal.envelope(), refusal.status, refusal.headers())
 
 
 def _malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
     first = error.errors()[0]
     param = ".".join(str(step) for step in first["loc"][1:])
-    return _refused(request, Invalid(f"{param}: {first['msg']}" if param else first["msg"], param=param or None))
+    message = first["msg"].removeprefix("Value error, ")
+    return _refused(request, Invalid(f"{param}: {message}" if param else message, param=param or None))
 
 
 def main() -> None:

@@ -7,22 +7,20 @@ from typing import Any, Self
 
 import httpx
 
+from reward.models import AnyReward, Reward
 from reward.spec import (
-    Aggregation,
-    AnyReward,
+    INPUTS_PER_REQUEST,
+    AnyInput,
     Continuation,
-    Conversation,
     Endpoint,
-    Part,
     ScoreList,
     ScoreOrder,
     ScoreRequest,
 )
 
-Input = Conversation | Continuation | Mapping[str, Any]
+Input = AnyInput | Mapping[str, Any]
 #: as TRL hands them over: texts, or lists of messages
 Side = str | Sequence[Mapping[str, Any]]
-INPUTS_PER_REQUEST = 256
 
 
 class RewardError(Exception):
@@ -48,20 +46,18 @@ class RewardClient:
 
     def score(
         self,
-        model: AnyReward,
+        model: AnyReward | str,
         inputs: Sequence[Input],
         *,
-        aggregation: Aggregation = "sum",
-        include: Sequence[Part] = (),
         endpoints: Mapping[str, Endpoint] | None = None,
+        **options: Any,
     ) -> ScoreList:
-        """Score up to 256 inputs; `endpoints` only where the scoring process itself is asked.
+        """Score up to 256 inputs; `options` are the other fields of a request (`aggregation`, `include`, ...).
 
-        Raises RewardError for an answer that is none, httpx.TransportError if nobody answers, and
-        pydantic.ValidationError for inputs of no known shape.
+        `endpoints` only where the scoring process itself is asked. Raises RewardError for an answer that is none,
+        httpx.TransportError if nobody answers, and pydantic.ValidationError for inputs of no known shape.
         """
-        fields = {"model": model, "input": list(inputs), "aggregation": aggregation, "include": list(include)}
-        request = ScoreRequest.model_validate(fields)
+        request = ScoreRequest.model_validate({"model": model, "input": list(inputs), **options})
         if endpoints is None:
             return self._send(request)
         return self.carry_out(ScoreOrder(request=request, endpoints=dict(endpoints)))
@@ -89,23 +85,24 @@ class RewardClient:
         return ScoreList.model_validate_json(answer.content)
 
 
-def reward_function(
-    client: RewardClient, model: AnyReward, *, aggregation: Aggregation = "sum"
-) -> Callable[..., list[float]]:
-    """`f(prompts, completions, **columns)` as TRL's trainers call it; an empty answer is worth 0, the empty sum."""
+def reward_function(client: RewardClient, model: AnyReward | str, **options: Any) -> Callable[..., list[float]]:
+    """`f(prompts, completions, **columns)` as TRL's trainers call it; an empty answer is worth 0, the empty sum.
+
+    `options` are the other fields of a request, `aggregation` say.
+    """
 
     def scored(prompts: Sequence[Side], completions: Sequence[Side], **_: Any) -> list[float]:
         pairs = list(zip(prompts, completions, strict=True))
-        full = [place for place, (_, answer) in enumerate(pairs) if answer]
+        full = [place for place, (_, answer) in enumerate(pairs) if _text(answer)]
         worth = [0.0] * len(pairs)
         for first in range(0, len(full), INPUTS_PER_REQUEST):
             places = full[first : first + INPUTS_PER_REQUEST]
-            answer = client.score(model, [_input(*pairs[place]) for place in places], aggregation=aggregation)
+            answer = client.score(model, [_input(*pairs[place]) for place in places], **options)
             for place, score in zip(places, answer.data, strict=True):
                 worth[place] = score.score
         return worth
 
-    scored.__name__ = model.type
+    scored.__name__ = model.type if isinstance(model, Reward) else model
     return scored
 
 
@@ -115,6 +112,10 @@ def _input(prompt: Side, answer: Side) -> Input:
     if isinstance(prompt, str) or isinstance(answer, str):
         raise TypeError("prompt and completion must both be texts or both be lists of messages")
     return {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in (*prompt, *answer)]}
+
+
+def _text(answer: Side) -> str:
+    return answer if isinstance(answer, str) else "".join(str(turn["content"]) for turn in answer)
 
 
 def _error(answer: httpx.Response) -> Mapping[str, Any]:

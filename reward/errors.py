@@ -3,12 +3,15 @@
 Refusal
 ├── Invalid            400  invalid_request_error   an input cannot be scored; `param` names it
 ├── Unauthenticated    401  authentication_error    no token, or not the right one
-└── Unavailable        503  server_error            an engine does not answer
+├── Broken             502  server_error            an engine answered with something that is no score
+└── Unavailable        503  server_error            an engine does not answer; comes with `Retry-After`
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+RETRY_AFTER_SECONDS = 5
 
 
 class Refusal(Exception):
@@ -27,6 +30,10 @@ class Refusal(Exception):
         """The body of the answer."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
+    def headers(self) -> dict[str, str]:
+        """What the answer's head says beside its status."""
+        return {}
+
 
 class Invalid(Refusal):
     """The order cannot be carried out as it is."""
@@ -40,7 +47,17 @@ class Unauthenticated(Refusal):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
 
+class Broken(Refusal):
+    """An engine or endpoint answered, but not with numbers; asking again would give the same."""
+
+    status, type, code = 502, "server_error", "engine_broken"
+
+
 class Unavailable(Refusal):
-    """An engine does not answer."""
+    """An engine or endpoint does not answer."""
 
     status, type, code = 503, "server_error", "engine_unavailable"
+
+    def headers(self) -> dict[str, str]:
+        """When to ask again."""
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -1,65 +1,54 @@
-"""Rewards as data: what scores an answer, what is asked of it, what comes back. Torch-free."""
+"""Scoring as data: what is asked of a reward and what comes back. Torch-free."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
+from reward.endpoints import Endpoint, Facts
+from reward.frozen import Frozen
+from reward.inputs import AnyInput, Continuation, Conversation, Exchange, Masked, Message
+from reward.models import Aggregation, AnyNamedReward, AnyReward, Composite, DensityRatio, Implicit
+from reward.normalizing import Normalization
 
-class Frozen(BaseModel):
-    """Data: parsed once at the edge, never changed, no unknown fields, no NaN."""
+__all__ = [
+    "Aggregation", "AnyInput", "AnyNamedReward", "AnyReward", "CompareRequest", "Comparison", "ComparisonList",
+    "Composite", "Continuation", "Conversation", "DensityRatio", "Endpoint", "Exchange", "Facts", "Frozen",
+    "Implicit", "InputPair", "Masked", "Message", "ModelProvenance", "Normalization", "Part", "Provenance", "Score",
+    "ScoreList", "ScoreOrder", "ScoreRequest", "Usage",
+]  # fmt: skip
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DensityRatio(Frozen):
-    """log π_strong(y | x) − log π_weak(y | x): what the strong model learned over the weak one (2411.02481)."""
-
-    type: Literal["density_ratio"] = "density_ratio"
-    strong: str = Field(min_length=1, max_length=256, description="Model id.")
-    weak: str = Field(min_length=1, max_length=256, description="Model id.")
-
-    def models(self) -> dict[str, str]:
-        """The model ids that must be answered for, by the field of the request that names each."""
-        return {"model.strong": self.strong, "model.weak": self.weak}
+Part = Literal["token_scores", "logprobs", "cumulative_scores", "step_scores"]
+INPUTS_PER_REQUEST = 256
 
 
-#: The union is the registry: a reward is added by one class with its `type`, and its file in `reward/models/`.
-AnyReward = DensityRatio
+class Options(Frozen):
+    """How a request wants its scores; the same for scores and comparisons."""
+
+    model: AnyNamedReward = Field(description="The reward that scores, or the id or name of a stored one.")
+    aggregation: Aggregation | None = Field(
+        None, description="Over the answer's tokens, in nats; None: the reward's own."
+    )
+    truncation: Literal["error", "left"] = Field(
+        "error", description="`left` drops the prompt's beginning where an input is too long, and says so."
+    )
+    max_tokens: int | None = Field(None, ge=2, description="Most tokens of an input; the engines' context if absent.")
 
 
-class Message(Frozen):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class Conversation(Frozen):
-    """Messages, the last of them the assistant's answer that is scored; rendered by the strong model's template."""
-
-    messages: list[Message] = Field(min_length=2, max_length=1024)
-
-
-class Continuation(Frozen):
-    """A prompt and its answer, both as text or both as token ids."""
-
-    prompt: str | list[Annotated[int, Field(ge=0)]]
-    response: str | list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-
-
-Aggregation = Literal["sum", "mean"]
-Part = Literal["token_scores", "logprobs"]
-
-
-class ScoreRequest(Frozen):
+class ScoreRequest(Options):
     """The body of `POST /v1/rewards`."""
 
-    model: AnyReward = Field(description="The reward that scores.")
-    input: list[Conversation | Continuation] = Field(min_length=1, max_length=256)
-    aggregation: Aggregation = Field("sum", description="Over the answer's tokens, in nats.")
+    input: list[AnyInput] = Field(min_length=1, max_length=INPUTS_PER_REQUEST)
+    group_ids: list[int] | None = Field(None, description="One per input: answers to one prompt, say.")
+    normalization: Normalization = Field("none", description="Over the request, or each group; raw_score stays.")
     include: list[Part] = Field([], description="What each score comes with, token by token.")
+
+    @model_validator(mode="after")
+    def _a_group_for_each(self) -> ScoreRequest:
+        if self.group_ids is not None and len(self.group_ids) != len(self.input):
+            raise ValueError(f"group_ids has {len(self.group_ids)} entries for {len(self.input)} inputs")
+        return self
 
 
 class Score(Frozen):
@@ -68,13 +57,19 @@ class Score(Frozen):
     object: Literal["reward"] = "reward"
     index: int
     score: float
-    num_scored_tokens: int
-    strong_logprob: float = Field(description="Sum over the answer, in nats.")
-    weak_logprob: float
-    tokens: list[str] | None = Field(None, description="The answer's tokens as text.")
-    token_scores: list[float] | None = Field(None, description="strong − weak, token by token.")
+    raw_score: float | None = Field(None, description="Before the normalisation, where one was asked for.")
+    num_scored_tokens: int = Field(0, description="0: the reward reads no tokens.")
+    strong_logprob: float | None = Field(None, description="Sum over the scored tokens, in nats.")
+    weak_logprob: float | None = None
+    tokens: list[str] | None = Field(None, description="The scored tokens as text.")
+    token_scores: list[float] | None = Field(None, description="What each token is worth.")
+    cumulative_scores: list[float] | None = Field(None, description="q_t: the sum up to each token.")
+    step_scores: list[float] | None = Field(None, description="What each step is worth (`implicit`).")
     strong_logprobs: list[float] | None = None
     weak_logprobs: list[float] | None = None
+    parts: dict[str, float] | None = Field(None, description="Of a composite: each component's share.")
+    domain: str | None = Field(None, description="Where a router sent the input.")
+    truncated: bool | None = Field(None, description="True: the prompt's beginning was dropped.")
 
 
 class Usage(Frozen):
@@ -84,29 +79,81 @@ class Usage(Frozen):
     total_tokens: int
 
 
+class ModelProvenance(Frozen):
+    """Exactly which model took part, in which engine."""
+
+    id: str
+    digest: str | None = Field(None, description="SHA-256 of base model and adapter.")
+    tokenizer_sha256: str | None = None
+    chat_template_sha256: str | None = None
+    engine: str | None = None
+    dtype: str | None = None
+
+
+class Provenance(Frozen):
+    """What made the scores."""
+
+    reward_model: str | None = Field(None, description="Id of the stored reward model.")
+    reward_sha256: str = Field(description="Of the reward's settings as canonical JSON.")
+    models: dict[str, ModelProvenance] = Field({}, description="By the reward's field that names the model.")
+
+
 class ScoreList(Frozen):
     """What `POST /v1/rewards` answers."""
 
     object: Literal["list"] = "list"
-    model: AnyReward
+    model: AnyNamedReward
     data: list[Score]
     usage: Usage
+    provenance: Provenance
+    warnings: list[str] = Field([], description="What is odd, in sentences.")
+    routed: dict[str, int] | None = Field(None, description="Inputs by domain; `unparsed` went to the default.")
 
 
-class Endpoint(Frozen):
-    """Where a model answers: an engine's address on loopback and the model's name inside it."""
+class InputPair(Frozen):
+    """Two answers to compare."""
 
-    url: str
-    name: str
-    key: str = Field("", repr=False, description="What the engine asks its callers for; empty if nothing.")
+    first: AnyInput
+    second: AnyInput
 
-    def headers(self) -> dict[str, str]:
-        """What to send with every request to it."""
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+class CompareRequest(Options):
+    """The body of `POST /v1/rewards/compare`."""
+
+    pairs: list[InputPair] = Field(min_length=1, max_length=INPUTS_PER_REQUEST // 2)
+
+    def as_scores(self) -> ScoreRequest:
+        """Both answers of every pair, one after the other, each pair a group."""
+        both = [side for pair in self.pairs for side in (pair.first, pair.second)]
+        options = {name: getattr(self, name) for name in Options.model_fields}
+        return ScoreRequest(**options, input=both, group_ids=[k // 2 for k in range(len(both))])
+
+
+class Comparison(Frozen):
+    """One pair: σ(first − second), the Bradley-Terry probability that the first is the better answer."""
+
+    object: Literal["reward.comparison"] = "reward.comparison"
+    index: int
+    probability: float
+    margin: float
+    first_score: float
+    second_score: float
+
+
+class ComparisonList(Frozen):
+    """What `POST /v1/rewards/compare` answers."""
+
+    object: Literal["list"] = "list"
+    model: AnyNamedReward
+    data: list[Comparison]
+    usage: Usage
+    provenance: Provenance
+    warnings: list[str] = Field([], description="What is odd, in sentences.")
 
 
 class ScoreOrder(Frozen):
-    """What the scoring process is given: the request, and where each model id it names can be asked."""
+    """What the scoring process is given: the request, and where each model and endpoint it names can be asked."""
 
     request: ScoreRequest
-    endpoints: dict[str, Endpoint]
+    endpoints: dict[str, Endpoint] = Field({}, description="By model id.")
+    services: dict[str, Endpoint] = Field({}, description="The operator's endpoints, by name.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service import files, registry
+from service import checkpoints, files, registry
 from service.db import Database
 from service.db.tables import BaseModelRow, Policy
 from service.errors import Invalid
@@ -20,17 +20,29 @@ FROZEN = frozenset({"lm_head", "embed_tokens"})
 
 def check(database: Database, spec: JobSpec, *, tenant: str, settings: Settings) -> JobSpec:
     """The spec with `serving` settled. Raises Invalid or NotFound with the field that is wrong."""
-    if spec.validation_file is not None:
-        raise Invalid("validation_file is not evaluated yet; leave it out", param="validation_file")
+    _check_evaluations(spec)
     _check_targets(spec)
     with database.snapshot() as db:
         model = registry.find(db, spec.model, tenant=tenant)
+        if isinstance(model, Policy) and model.kind == "merged" and checkpoints.is_one(model):
+            raise Invalid(f"{model.id} has merged weights: go on from its finished policy", param="model")
         weights = registry.weights_of(db, model)
-        training = files.get(db, spec.training_file, tenant=tenant, param="training_file")
+        named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+        asked = {param: files.get(db, name, tenant=tenant, param=param) for param, name in named.items() if name}
     check_base(registry.read_config(Path(weights.path)), gpu=bool(settings.gpus))
     settled = _settled(spec, model, settings)
-    files.check(training, settings.files, objective=spec.method.objective, param="training_file")
+    bounds = {"line_bytes": settings.max_line_bytes, "nesting": settings.max_nesting}
+    for param, file in asked.items():
+        files.check(file, settings.files, objective=spec.method.objective, param=param, **bounds)
     return settled
+
+
+def _check_evaluations(spec: JobSpec) -> None:
+    """Some settings speak of the validation file."""
+    asked = spec.method.objective.asks_for_evaluations()
+    if asked and spec.validation_file is None:
+        sentence = f"{asked[0]} needs a validation_file"
+        raise Invalid(sentence, param=f"method.{spec.method.type}.hyperparameters.{asked[0]}")
 
 
 def _check_targets(spec: JobSpec) -> None:

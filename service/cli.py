@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import socket
 import sys
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 from rich.console import Console
 from rich.table import Table
 
-from service import keys, registry
+from service import keys, registry, rewards_cli
 from service.db import Database
 from service.errors import Invalid, Refusal
+from service.replicas import place
 from service.serving.limits import check_base
 from service.settings import Settings
 
@@ -25,6 +26,7 @@ models = typer.Typer(no_args_is_help=True, help="Base models that jobs may use."
 api_keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(models, name="models")
 app.add_typer(api_keys, name="keys")
+app.add_typer(rewards_cli.app, name="rewards")
 
 console = Console(highlight=False, soft_wrap=True)
 HUB = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
@@ -50,18 +52,18 @@ def up(
 
     settings: Settings = context.obj
     settings.prepare()
-    with _only_one(settings), socket.socket() as listening:
+    with place(settings) as replica, socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
         except OSError as error:
             raise Refusal(f"cannot listen on {host}:{port}: {error.strerror}") from error
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"  # noqa: S104
-        application = create_app(settings.model_copy(update={"public_url": settings.public_url or url}))
+        application = create_app(settings.model_copy(update={"public_url": settings.public_url or url}), replica)
         _first_key(application.state.parts.database)
         config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=20)
         try:
-            _Server(config, url, settings).run(sockets=[listening])
+            _Server(config, url, settings, application).run(sockets=[listening])
         finally:
             application.state.parts.close()  # a second Ctrl-C leaves out the application's own shutdown
 
@@ -69,8 +71,9 @@ def up(
 class _Server(uvicorn.Server):
     """uvicorn, saying in one line when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, url: str, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, settings: Settings, application: FastAPI) -> None:
         super().__init__(config)
+        self.application = application
         self.url, self.settings = url, settings
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,20 +85,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is being answered, then stop the scheduler and the engines."""
+        self.application.state.parts.leaving.set()
         console.print("prefserve is stopping; training that runs goes on and is found again at the next start")
         await super().shutdown(sockets)
         console.print("prefserve has stopped")
-
-
-def _only_one(settings: Settings) -> IO[str]:
-    """Hold the home folder; a second service on it would schedule the same jobs."""
-    lock = (settings.home / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise Refusal(f"another prefserve runs on {settings.home}") from error
-    return lock
 
 
 def _first_key(database: Database) -> None:

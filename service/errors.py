@@ -6,12 +6,15 @@ Refusal
 ├── NotFound           404  invalid_request_error   no such thing for this caller
 ├── TooLarge           413  invalid_request_error   more than this service takes in one piece
 ├── Stale              409  invalid_request_error   an attempt that is no longer the job's; never retried
+├── Broken             502  server_error            an engine or endpoint answered with something that is no number
 └── Unavailable        503  server_error            an engine or the scoring process is not there (yet)
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+RETRY_AFTER_SECONDS = 5
 
 
 class Refusal(Exception):
@@ -30,6 +33,10 @@ class Refusal(Exception):
     def envelope(self) -> dict[str, dict[str, str | None]]:
         """The body of the answer, in OpenAI's error shape."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code_here}}
+
+    def headers(self) -> dict[str, str]:
+        """What the answer's head says beside its status."""
+        return {}
 
 
 class Invalid(Refusal):
@@ -62,7 +69,17 @@ class Stale(Refusal):
     status, code = 409, "stale_attempt"
 
 
+class Broken(Refusal):
+    """Something behind the service answered, but not with numbers; asking again would give the same."""
+
+    status, type, code = 502, "server_error", "engine_broken"
+
+
 class Unavailable(Refusal):
     """Something behind the service is not running; the message says what and why."""
 
     status, type, code = 503, "server_error", "engine_unavailable"
+
+    def headers(self) -> dict[str, str]:
+        """When to ask again."""
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -58,6 +58,17 @@ def listed(db: Session, job: str, page: pages.Page) -> pages.Slice[Event]:
     return _newest_first(db, select(Event).where(Event.job == job), _number(page.after, PREFIX), page.limit)
 
 
+def since(db: Session, job: str, number: int, limit: int) -> list[Event]:
+    """A job's events after one of them, oldest first."""
+    later = select(Event).where(Event.job == job, Event.number > number)
+    return list(db.scalars(later.order_by(Event.number).limit(limit)))
+
+
+def number_of(event: str | None) -> int | None:
+    """The place of an event by its id; Invalid for what is none."""
+    return _number(event, PREFIX)
+
+
 def checkpoints(db: Session, job: str, page: pages.Page) -> pages.Slice[Event]:
     """The events that announced a job's checkpoints, newest first."""
     chosen = select(Event).where(Event.job == job, Event.kind == "checkpoint")

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from service import checkpoints
 from service.db.tables import BaseModelRow, Job, Policy, now
 from service.errors import Invalid, NotFound
 from service.launchers.base import attempt_name
@@ -90,9 +91,9 @@ def policies(db: Session, *, tenant: str) -> list[Policy]:
 
 
 def find(db: Session, model: str, *, tenant: str, param: str = "model") -> BaseModelRow | Policy:
-    """A base model, or a policy of the caller's; NotFound otherwise."""
+    """A base model, or a policy or a kept checkpoint of the caller's; NotFound otherwise."""
     mine = select(Policy).where(Policy.id == model, Policy.tenant == tenant, Policy.deleted_at.is_(None))
-    found = db.get(BaseModelRow, model) or db.scalar(mine)
+    found = db.get(BaseModelRow, model) or db.scalar(mine) or checkpoints.find(db, model, tenant=tenant)
     if found is None:
         raise NotFound(f"there is no model {model!r}", param=param, code="model_not_found")
     return found

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from service import events, jobs, keys, registry
+from service import events, files, jobs, keys, leases, metrics_file, registry, turns
 from service.db import Database
-from service.db.tables import File, Job, Policy
-from service.errors import Refusal, Stale
+from service.db.tables import Job, Policy, now
+from service.errors import NotFound, Refusal, Stale, Unavailable
 from service.launchers.base import Launcher, Outcome, Phase, attempt_name
+from service.sentences import without_paths
 from service.settings import Settings
 from service.states import Status
+from service.turns import Entry
 from trainers.manifest import NAME as MANIFEST
 from trainers.manifest import Manifest
 from trainers.protocol import EVENTS
@@ -28,24 +31,32 @@ from trainers.spec import Assignment
 log = logging.getLogger(__name__)
 
 
+#: ends of an attempt that are not the job's own doing; they are tried again, within the budget
+INFRASTRUCTURE = frozenset({"worker_died", "launch_failed"})
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+
+
 @dataclass(frozen=True)
 class Scheduler:
-    """load → act → apply: nothing outside is called while a transaction is open."""
+    """load → act → apply: nothing outside is called while a transaction is open.
+
+    Several may run on one database: each follows the attempts that it holds a lease on, one at a time claims.
+    """
 
     settings: Settings
     database: Database
     launcher: Launcher
     #: told each finished policy's servable, so that it answers before it is asked
     on_success: Callable[[str, str], None]
+    owner: str
 
     def tick(self) -> None:
-        """One look at every unfinished job."""
+        """One look at the running jobs that are this scheduler's, and at the queue."""
+        for job in leases.take(self.database, self.owner, self.settings.lease_seconds):
+            self._apart(self._follow, job)
         with self.database.snapshot() as db:
-            unfinished = jobs.unfinished(db)
-        for job in unfinished:
-            if job.status is Status.RUNNING:
-                self._apart(self._follow, job)
-        if any(job.status is Status.QUEUED for job in unfinished):  # an idle service does not lock its database
+            idle = not jobs.any_queued(db)
+        if not idle:  # an idle service does not lock its database
             for job in self._claimed():
                 self._apart(self._launch, job)
 
@@ -56,42 +67,42 @@ class Scheduler:
                 self.tick()
             except Exception:
                 log.exception("a scheduler tick failed; the next one tries again")
+        with contextlib.suppress(DBAPIError), self.database.transaction() as db:
+            leases.release(db, self.owner)
 
     def _apart(self, step: Callable[[Job], None], job: Job) -> None:
         """One job's trouble is not the others': it is logged, and that job is looked at again at the next tick."""
         try:
             step(job)
+        except Stale as stale:
+            log.warning("a stale write was refused: %s", stale)
         except Exception:
             log.exception("the scheduler could not deal with %s; it tries again", job.id)
 
     def _follow(self, job: Job) -> None:
         name = attempt_name(job.id, job.attempt)
+        unwanted = job.cancel_requested or job.pause_requested
         outcome = self.launcher.poll(name)
         if outcome.phase is Phase.RUNNING:
-            if job.cancel_requested:
+            if unwanted:
                 self.launcher.stop(name)
-        elif outcome.phase is Phase.ABSENT and not job.cancel_requested:
-            self._launch(job)
-        elif outcome.phase is Phase.STOPPED and not job.cancel_requested:
-            self.launcher.forget(name)  # stopped from outside, at a reboot say: it goes on from its checkpoint
+        elif outcome.phase is Phase.ABSENT and not unwanted:
             self._launch(job)
         else:
             self._end(job, outcome, self.launcher.folder(name))
 
     def _end(self, job: Job, outcome: Outcome, folder: Path) -> None:
-        """Take in what the attempt left, and move the job, in one transaction."""
-        try:
-            with self.database.transaction() as db:
-                events.ingest(db, job.id, job.attempt, _left_behind(folder))
-                policy = self._move(db, job, outcome, folder)
-        except Stale as stale:
-            log.warning("a stale write was refused: %s", stale)
-            return
+        """Take in what the attempt left, and move the job, in one transaction. Raises Stale."""
+        left = _left_behind(folder)
+        with self.database.transaction() as db:
+            jobs.hold_current(db, job.id, job.attempt)
+            events.ingest(db, job.id, job.attempt, left)
+            policy = self._move(db, db.get_one(Job, job.id), outcome, folder)
         if policy is not None:
             self.on_success(policy, job.tenant)
 
     def _move(self, db: Session, job: Job, outcome: Outcome, folder: Path) -> str | None:
-        """The job's last step; the policy's id if there is one."""
+        """The job's next state, with its owner's latest wishes; the policy's id if there is one."""
         if outcome.phase is Phase.SUCCEEDED:
             try:
                 return self._finish(db, job, Manifest.model_validate_json((folder / MANIFEST).read_text()), folder)
@@ -99,42 +110,50 @@ class Scheduler:
                 jobs.fail(db, job, _error(f"the attempt's manifest cannot be read: {error}", "bad_manifest"))
         elif job.cancel_requested:
             jobs.stopped(db, job)
+        elif job.pause_requested:
+            jobs.paused(db, job)
+        elif outcome.phase is Phase.STOPPED:
+            jobs.requeue(db, job, "it was stopped from outside; it goes on from its checkpoint", failed=False)
+        elif outcome.phase is Phase.ABSENT:
+            jobs.requeue(db, job, "it was not started", failed=False)
         else:
-            jobs.fail(db, job, outcome.error or _error("the attempt failed", "worker_error"))
+            self._fail(db, job, outcome.error or _error("the attempt failed", "worker_error"))
         return None
+
+    def _fail(self, db: Session, job: Job, error: dict[str, Any]) -> None:
+        """The end of the job, unless the infrastructure ended the attempt and there is budget for another."""
+        if error["code"] not in INFRASTRUCTURE:
+            jobs.fail(db, job, error)
+        elif job.failures < self.settings.infrastructure_retries:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**job.failures)
+            jobs.requeue(db, job, without_paths(error["message"].partition("; the end")[0]), failed=True, pause=pause)
+        else:
+            tried = f" (attempt {job.attempt}; no retry is left)" if job.failures else ""
+            jobs.fail(db, job, error | {"message": error["message"].replace(";", f"{tried};", 1)})
 
     def _finish(self, db: Session, job: Job, manifest: Manifest, folder: Path) -> str:
         policy = registry.policy_id(job, jobs.spec_of(job), manifest.base_model, self.settings.organization)
-        jobs.finish(db, job, model=policy, trained_tokens=manifest.trained_tokens)
+        results = metrics_file.write(db, job, self.settings.files)
+        jobs.finish(db, job, model=policy, trained_tokens=manifest.trained_tokens, result_file=results)
         registry.register(db, job, manifest, folder, policy)
         return policy
 
     def _claimed(self) -> list[Job]:
-        """Claim queued jobs, oldest first, while the slots last; say to the others what they wait for."""
-        claimed = []
+        """Claim the jobs whose turn it is, and say to the others what they wait for."""
         with self.database.transaction() as db:
-            unfinished = jobs.unfinished(db)
-            holding = [job for job in unfinished if job.status is Status.RUNNING]
-            waiting = [job for job in unfinished if job.status is Status.QUEUED]
-            if waiting and waiting[0].slots > self.settings.slots:
-                jobs.refuse(db, waiting.pop(0), self.settings.slots)
-            while waiting and self._fits(waiting[0], holding):
-                job = waiting.pop(0)
-                if jobs.claim(db, job):
-                    holding.append(job)
-                    claimed.append(job)
-            for place, job in enumerate(waiting):
-                jobs.explain(db, job, self._why(job, holding, place))
-        return claimed
+            if not jobs.lock_queue(db):
+                return []  # another scheduler is at it
+            waiting = {entry.id: entry for entry in jobs.entries(db, Status.QUEUED)}
+            plan = turns.plan(waiting.values(), jobs.entries(db, Status.RUNNING), self.settings.room, now())
+            for entry in plan.impossible:
+                jobs.refuse(db, entry, self.settings.room)
+            for job_id, reason in plan.reasons.items():
+                jobs.explain(db, waiting[job_id], reason)
+            return [job for entry in plan.start if (job := self._claim(db, entry))]
 
-    def _fits(self, job: Job, holding: list[Job]) -> bool:
-        return job.slots + sum(other.slots for other in holding) <= self.settings.slots
-
-    def _why(self, job: Job, holding: list[Job], place: int) -> str:
-        own = [other.id for other in holding if other.tenant == job.tenant]
-        holders = ", ".join(own + ["other tenants"] * (len(own) < len(holding)))
-        ahead = f"; {place} older jobs wait before it" if place else ""
-        return f"needs {job.slots} of {self.settings.slots} slots, held by {holders}{ahead}"
+    def _claim(self, db: Session, entry: Entry) -> Job | None:
+        root = str(self.settings.artifacts)
+        return jobs.claim(db, entry, owner=self.owner, seconds=self.settings.lease_seconds, root=root)
 
     def _launch(self, job: Job) -> None:
         try:
@@ -144,8 +163,11 @@ class Scheduler:
             self.launcher.launch(assignment, slots=job.slots, token=token)
         except (Refusal, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
+            ours = isinstance(error, OSError | Unavailable)
+            failure = _error(f"the attempt could not be started: {why}", "launch_failed" if ours else "not_startable")
             with self.database.transaction() as db:
-                jobs.fail(db, job, _error(f"the attempt could not be started: {why}", "launch_failed"))
+                jobs.hold_current(db, job.id, job.attempt)
+                self._move(db, db.get_one(Job, job.id), Outcome(Phase.FAILED, failure), Path())
 
     def _assignment(self, db: Session, job: Job) -> Assignment:
         spec = jobs.spec_of(job)
@@ -166,10 +188,10 @@ class Scheduler:
         )
 
     def _path(self, db: Session, file_id: str, job: Job) -> Path:
-        file = db.get(File, file_id)
-        if file is None or file.tenant != job.tenant:
-            raise Refusal(f"file {file_id} was deleted before the job started")
-        return self.settings.files / file.id
+        try:
+            return self.settings.files / files.get(db, file_id, tenant=job.tenant).id
+        except NotFound as missing:
+            raise Refusal(f"file {file_id} was deleted before the job started") from missing
 
 
 def _error(message: str, code: str) -> dict[str, Any]:

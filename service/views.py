@@ -6,8 +6,8 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from service import jobs
-from service.db.tables import BaseModelRow, Event, File, Job, Policy
+from service import checkpoints, jobs
+from service.db.tables import Annotation, BaseModelRow, Event, File, Job, Policy, RewardModel
 from service.events import PREFIX
 from service.states import Status
 from trainers.spec import Serving
@@ -56,11 +56,14 @@ class FileObject(View):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
+    status_details: None = None
+    expires_at: int | None
 
     @classmethod
     def of(cls, row: File) -> Self:
         """From the row."""
-        return cls(id=row.id, bytes=row.bytes, created_at=row.created_at, filename=row.filename, purpose=row.purpose)
+        own = ("id", "bytes", "created_at", "filename", "purpose", "expires_at")
+        return cls(**{name: getattr(row, name) for name in own})
 
 
 class ModelObject(View):
@@ -79,6 +82,46 @@ class ModelObject(View):
         if isinstance(row, BaseModelRow):
             return cls(id=row.name, created=row.created_at, owned_by="operator")
         return cls(id=row.id, created=row.created_at, owned_by=row.tenant, parent=row.base, job=row.job)
+
+
+class RewardModelObject(View):
+    """A stored reward; `reward` holds its settings, every name in them resolved."""
+
+    id: str
+    object: Literal["reward_model"] = "reward_model"
+    name: str
+    version: int
+    created_at: int
+    reward: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: RewardModel) -> Self:
+        """From the row."""
+        return cls(id=row.id, name=row.name, version=row.version, created_at=row.created_at, reward=row.spec)
+
+
+class AnnotationObject(View):
+    """An annotation; `counts` says what became of the prompts that are done."""
+
+    id: str
+    object: Literal["annotation"] = "annotation"
+    created_at: int
+    finished_at: int | None
+    status: Status
+    status_reason: str | None
+    prompts: int
+    done: int
+    counts: dict[str, int]
+    result_file: str | None
+    error: dict[str, Any] | None
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Annotation) -> Self:
+        """From the row."""
+        same = ("id", "created_at", "finished_at", "status", "prompts", "done", "counts", "error", "spec")
+        values = {name: getattr(row, name) for name in same}
+        return cls(**values, status_reason=row.reason, result_file=row.file)
 
 
 class JobEvent(View):
@@ -117,17 +160,19 @@ class Checkpoint(View):
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, row: Event, job: Job) -> Self:
+    def of(cls, row: Event, job: Job, organization: str) -> Self:
         """From the event that announced it."""
         checkpoint = (row.data or {})["checkpoint"]
-        step = checkpoint["step_number"]
+        step, metrics = checkpoint["step_number"], checkpoint["metrics"]
+        if "valid_loss" in metrics:  # of the whole file: OpenAI's other figure is over a sample of it
+            metrics = metrics | {"full_valid_loss": metrics["valid_loss"]}
         return cls(
             id=f"ftckpt_{row.number}",
             created_at=row.created_at,
-            fine_tuned_model_checkpoint=f"{job.id}:ckpt-step-{step}",
+            fine_tuned_model_checkpoint=checkpoints.model_id(job, organization, step),
             fine_tuning_job_id=job.id,
             step_number=step,
-            metrics={"step": step, **checkpoint["metrics"]},
+            metrics={"step": step, **metrics},
         )
 
 
@@ -176,7 +221,7 @@ class FineTuningJob(View):
             organization_id=organization,
             status=job.status,
             hyperparameters={name: getattr(spec.method.objective, name) for name in names},
-            result_files=[],
+            result_files=[job.result_file] if job.result_file else [],
             trained_tokens=job.trained_tokens,
             error=job.error,
             estimated_finish=job.estimated_finish,
@@ -188,4 +233,8 @@ class FineTuningJob(View):
 def _reason(job: Job) -> str | None:
     if job.status is Status.RUNNING and job.cancel_requested:
         return "cancellation requested"
+    if job.status is Status.RUNNING and job.pause_requested:
+        return "pause requested"
+    if job.status is Status.QUEUED and job.reason is None:
+        return "waits for the scheduler's next look"
     return job.reason

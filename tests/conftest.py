@@ -16,6 +16,7 @@ import pytest
 from openai import OpenAI
 
 from service import processes
+from tests.postgres import Cluster, running
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -27,6 +28,13 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; PREFSERVE_REALDATA names another place")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server of the session's own."""
+    with running() as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from trainers import adapters, manifest, token_masks
 from trainers.adapters import Adapter
-from trainers.learner import Learner
+from trainers.early_stopping import VALID_LOSS, VALID_PREFIX
+from trainers.learner import PER_EXAMPLE, Learner
 from trainers.manifest import Checkpoint, Manifest
 from trainers.merged import Merged
 from trainers.spec import Assignment
@@ -77,7 +78,7 @@ def publish(
     checkpoints: Sequence[Checkpoint],
     trained_tokens: int,
 ) -> Manifest:
-    """Write everything, then the manifest; `history` is the run's log, one entry per logged step."""
+    """Write everything, then the manifest; `history` is the run's log up to the step that is published."""
     learned.write(out, assignment)
     (out / token_masks.NAME).write_text(json.dumps(masks, allow_nan=False))
     kind = assignment.spec.served_as
@@ -104,11 +105,24 @@ def publish(
 
 
 def closing(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each metric's mean over the last tenth of the log (at least one entry), and the first entry's loss."""
-    last = history[-ceil(CLOSING_SHARE * len(history)) :]
-    names = {name for entry in last for name in entry} - {"step", "epoch", "learning_rate"}
+    """Each metric's mean over the last tenth of the log (at least one entry), and the first entry's loss.
+
+    Those of the validation file are over all of it, so the last of them stands.
+    """
+    logged = [entry for entry in history if PER_EXAMPLE in entry]
+    last = logged[-ceil(CLOSING_SHARE * len(logged)) :]
+    names = {name for entry in last for name in entry if not _is_validation(name)} - {"step", "epoch", "learning_rate"}
     metrics = {}
     for name in sorted(names):
         values = [entry[name] for entry in last if name in entry]
         metrics[name] = sum(values) / len(values)
-    return metrics | {"initial_loss": history[0]["train_loss"]}
+    return metrics | _validation(history) | {"initial_loss": logged[0][PER_EXAMPLE]}
+
+
+def _validation(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    evaluated = next((entry for entry in reversed(history) if VALID_LOSS in entry), {})
+    return {name: value for name, value in evaluated.items() if _is_validation(name)}
+
+
+def _is_validation(name: str) -> bool:
+    return name == VALID_LOSS or name.startswith(VALID_PREFIX)

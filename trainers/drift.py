@@ -30,6 +30,7 @@ def _falls(drifts: Sequence[float]) -> bool:
     return max(drifts) < 0 and sum(drifts[half:]) / (len(drifts) - half) < sum(drifts[:half]) / half
 
 
-def first_fall(history: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether both fall at the last record and did at none before it."""
-    return both_fall(history) and not any(both_fall(history[:end]) for end in range(STRETCH, len(history)))
+def first_fall(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """A warning where both fall at the last record and did at none before it."""
+    fell = both_fall(history) and not any(both_fall(history[:end]) for end in range(STRETCH, len(history)))
+    return WARNING if fell else None

@@ -16,9 +16,9 @@ class Unusable(ValueError):
 class Diverged(Unusable):
     """The loss or the gradient is no longer a finite number."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *, of: str = "training") -> None:
         super().__init__(
-            f"the training loss is not a finite number at step {step}: lower the learning rate or beta",
+            f"the {of} loss is not a finite number at step {step}: lower the learning rate or beta",
             code="loss_not_finite",
             param="method",
         )

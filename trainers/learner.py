@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from trainers.rows import Row, Scored, only
 from trainers.start import AdapterOff, Start
 
 MIB = 2**20
+ALL: Final = "all"
+Sample = int | Literal["all"] | None
 #: the loss in the log: its part that counts examples, and the part that counts tokens
 PER_EXAMPLE, PER_TOKEN = "train_loss", "train_loss/tokens"
 
@@ -41,10 +43,10 @@ class Learner(nn.Module):
         self._capped = getattr(config, "final_logit_softcapping", None) is not None
         self.kept_mb = 0.0  #: MiB of logits that the last row keeps for its backward pass
 
-    def forward(self, row: Row, sample: int | None = None) -> tuple[Tensor, Tensor, Mapping[str, Metric]]:
+    def forward(self, row: Row, sample: Sample = None) -> tuple[Tensor, Tensor, Mapping[str, Metric]]:
         """A row of `collate` → weighted losses per example (P,) and per token (or none), and what is logged.
 
-        `sample` is any number that picks the example on which the objective's diagnostics are taken.
+        `sample` picks the example on which the objective's diagnostics are taken, by any number, or all of them.
         """
         reference = self._reference(row)
         states = self._states(row)
@@ -59,8 +61,8 @@ class Learner(nn.Module):
             per_token = loss.per_token * token_weights
         metrics: dict[str, Metric] = dict(loss.metrics)
         if sample is not None:
-            found = self._diagnostics(row, states, reference, sample)
-            metrics |= {f"{SAMPLED}{name}": metric for name, metric in found.items() if name not in metrics}
+            found, prefix = self._diagnostics(row, states, reference, sample), "" if sample == ALL else SAMPLED
+            metrics |= {f"{prefix}{name}": metric for name, metric in found.items() if name not in metrics}
         means = {PER_EXAMPLE: (per_example, weights), PER_TOKEN: (per_token, token_weights)}
         return per_example, per_token, metrics | means | {"memory/head_mb": weights.new_tensor([self.kept_mb])}
 
@@ -92,11 +94,15 @@ class Learner(nn.Module):
         return free and self.objective.needs().advantage
 
     @torch.no_grad()
-    def _diagnostics(self, row: Row, states: Tensor, reference: Reference | None, sample: int) -> Mapping[str, Metric]:
-        places, part = only(row, sample % len(row["columns"][WEIGHT]))
-        known = None if reference is None else reference.at(places)
+    def _diagnostics(
+        self, row: Row, states: Tensor, reference: Reference | None, sample: Sample
+    ) -> Mapping[str, Metric]:
+        part: Scored = row
+        if isinstance(sample, int):
+            places, part = only(row, sample % len(row["columns"][WEIGHT]))
+            states, reference = states[places], None if reference is None else reference.at(places)
         kept_mb = self.kept_mb
-        found = self.objective.diagnostics(self._score(part, states.detach()[places], known, everything=True))
+        found = self.objective.diagnostics(self._score(part, states.detach(), reference, everything=True))
         self.kept_mb = kept_mb
         return found
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 
 NAME = "manifest.json"
 
@@ -42,8 +42,10 @@ class Manifest(Frozen):
     merged_model: str | None = Field(None, description="The policy on whose merged weights an adapter goes.")
     rank: int | None = Field(None, ge=1, description="Of the adapter as it is served.")
     target_modules: list[str]
-    trained_tokens: int = Field(ge=0, description="Prompts once and both answers, times the epochs.")
-    steps: int = Field(ge=0)
+    trained_tokens: int = Field(ge=0, description="Prompts once and their answers, over all steps that ran.")
+    steps: int = Field(
+        ge=0, description="Steps behind what is published: fewer than ran where an earlier checkpoint was the best."
+    )
     metrics: dict[str, float]
     checkpoints: list[Checkpoint]
     files: dict[str, StoredFile]

@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from itertools import islice
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from typing_extensions import override
 
-from trainers import checkpoints
+from trainers import checkpoints, dead_masks, drift, early_stopping
 from trainers.arguments import parameter_groups
 from trainers.artifacts import MERGED, Learned
-from trainers.collate import MicroBatches
-from trainers.drift import WARNING, first_fall
+from trainers.early_stopping import VALID_LOSS
 from trainers.errors import Diverged
-from trainers.events import Progress
+from trainers.evaluation import Evaluations
 from trainers.learner import PER_EXAMPLE, PER_TOKEN, Learner
+from trainers.manifest import Checkpoint
 from trainers.means import Means
-from trainers.objectives import Objective
-from trainers.ranks import Ranks
-from trainers.schedule import Schedule
-from trainers.spec import Assignment
-from trainers.stopping import StopSignal
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one training run works with."""
-
-    assignment: Assignment
-    out: Path
-    progress: Progress
-    stop: StopSignal
-    ranks: Ranks
-    schedule: Schedule
-    data: MicroBatches
-    saves: frozenset[int] = field(default_factory=frozenset)  #: steps after which a checkpoint is written
-
-    @property
-    def objective(self) -> Objective:
-        """The objective with its hyperparameters."""
-        return self.assignment.spec.method.objective
+from trainers.run import Run
 
 
 class OfflineTrainer(Trainer):  # type: ignore[misc]
@@ -57,16 +35,20 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
 
     def __init__(self, learner: Learner, args: TrainingArguments, run: Run) -> None:
-        super().__init__(model=learner, args=args, train_dataset=run.data, callbacks=[_Conduct(run, self)])
+        self.evaluations = Evaluations(self, run)
+        callbacks = [_Conduct(run, self), self.evaluations]
+        super().__init__(model=learner, args=args, train_dataset=run.data, callbacks=callbacks)
         self.pop_callback("PrinterCallback")
         self.run = run
         self.means = Means(run.ranks.device)
         self.started: tuple[float, int] = (time.monotonic(), 0)
+        self.ends_after: int | None = None  #: micro-batches, where an earlier launch has ended the training
         self.finite = torch.ones((), dtype=torch.bool, device=run.ranks.device)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The schedule's micro-batches of this rank, in order."""
-        return DataLoader(self.run.data, batch_sampler=self.run.schedule, collate_fn=_only)
+        batches = list(islice(self.run.schedule, self.ends_after)) if self.ends_after else self.run.schedule
+        return DataLoader(self.run.data, batch_sampler=batches, collate_fn=_only)
 
     @override
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -98,18 +80,40 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
         record = {"step": step, "epoch": step / steps * self.run.objective.n_epochs, **self.means.take()}
         record[PER_EXAMPLE] += record.pop(PER_TOKEN, 0.0)
         record |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}  # ZeRO-0 has no norm
+        record |= self.evaluations.of(step)
         self.state.log_history.append(record)
         then, before = self.started
         left = (time.monotonic() - then) / max(step - before, 1) * (steps - step)
         data = {**record, "total_steps": steps, "eta_seconds": round(left)}
-        self.run.progress.say(f"Step {step}/{steps}: training loss={record['train_loss']:.4f}", data, kind="metrics")
-        if first_fall(self.state.log_history):
-            self.run.progress.say(WARNING, {"step": step}, level="warn")
+        self.run.progress.say(f"Step {step}/{steps}: {_losses(record)}", data, kind="metrics")
+        for warning in (drift.first_fall(self.state.log_history), dead_masks.first_death(self.state.log_history)):
+            if warning:
+                self.run.progress.say(warning, {"step": step}, level="warn")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that can be published is there: nothing was cut short by a stop."""
+        history, step = self.state.log_history, self.state.global_step
+        ended = step >= self.run.schedule.steps or early_stopping.is_spent(history, self.run.objective)
+        return ended and not self.evaluations.owed(history, step)
+
+    def go_on(self, newest: Checkpoint) -> None:
+        """Train from a checkpoint; where the training had ended early with it, no further."""
+        folder = self.run.out / newest.path
+        history = json.loads((folder / TRAINER_STATE_NAME).read_text())["log_history"]
+        if early_stopping.is_spent(history, self.run.objective):
+            self.ends_after = newest.step_number * self.run.schedule.accumulation
+        self.train(resume_from_checkpoint=str(folder))
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Make the policy what it was at a checkpoint."""
+        deepspeed_load_checkpoint(self.model_wrapped, str(self.run.out / checkpoint.path))
 
     def _logs_next(self) -> bool:
         """Whether the step under way will be logged, as far as can be known before it."""
         step = self.state.global_step + 1
-        return step == 1 or step % self.args.logging_steps == 0 or step in self.run.saves
+        evaluated = self.run.validation is not None and step in self.run.validation.steps
+        return step == 1 or step % self.args.logging_steps == 0 or step in self.run.saves or evaluated
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
@@ -131,7 +135,7 @@ class OfflineTrainer(Trainer):  # type: ignore[misc]
             for script in folder.glob("*.py"):
                 script.unlink()  # DeepSpeed leaves programs beside the data
             done = checkpoints.complete(folder, _figures(self.state.log_history[-1]))
-            if run.assignment.spec.served_as == MERGED:
+            if run.assignment.spec.served_as == MERGED and run.objective.keep == "last":
                 checkpoints.forget_states(run.out, newest=done)
             run.progress.say(f"Checkpoint at step {step}", {"checkpoint": done.model_dump()})
         run.ranks.wait_for_all()
@@ -165,6 +169,11 @@ class _Conduct(TrainerCallback):  # type: ignore[misc]
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
     return items[0]
+
+
+def _losses(record: Mapping[str, float]) -> str:
+    said = f"training loss={record[PER_EXAMPLE]:.4f}"
+    return said + (f", validation loss={record[VALID_LOSS]:.4f}" if VALID_LOSS in record else "")
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, float]:

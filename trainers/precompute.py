@@ -1,10 +1,10 @@
-"""Before the training: fill the reference store by one packed pass without gradients, or say why there is none."""
+"""Before the training: fill the reference stores by packed passes without gradients, or say why there is none."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,68 @@ from trainers.collate import MicroBatches
 from trainers.learner import Learner
 from trainers.objectives import Objective
 from trainers.policy import base_of
-from trainers.ranks import Ranks
 from trainers.reference import Ingredients, ReferenceStore, Shape, data_digest, digest, folder_digest
 from trainers.rows import on
+from trainers.run import Run
 from trainers.spec import Assignment
 
 FOLDER = "reference"
 GB = 10**9
+#: how the files are spoken of, and when the reference runs for one that has no store
+OF = {"training_file": "", "validation_file": " of the validation file"}
+WHEN = {"training_file": "step", "validation_file": "evaluation"}
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The store, where it fits, and what to tell the job's owner."""
+def prepare(learner: Learner, files: Mapping[str, MicroBatches], run: Run, tokenizer: Any) -> dict[str, MicroBatches]:
+    """Each file, by its field in the spec, with the attempt's store of it, filled unless an earlier launch has.
 
-    store: ReferenceStore | None
-    sentence: str
-    data: dict[str, Any]
+    Every rank must call it. Once a rank is asked to stop, stores may be incomplete or missing.
 
-
-def prepare(
-    learner: Learner, data: MicroBatches, assignment: Assignment, tokenizer: Any, out: Path, me: Ranks
-) -> Prepared:
-    """The attempt's store for these examples, filled unless an earlier launch has; every rank must call it.
-
-    It is kept under `out`, named by what the states depend on, and read in every epoch and after a relaunch.
+    The stores are kept under `out`, each named by what its states depend on, and read in every epoch and after a
+    relaunch. A file whose store would exceed what the ones before it leave of `reference_store_gb` gets none.
     """
-    objective = assignment.spec.method.objective
-    if not objective.needs().reference:
+    if not run.objective.needs().reference:
         learner.start.begin("nothing")
-        return Prepared(None, "The objective compares with no reference", {"reference": "none"})
-    shape = _shape(learner, objective)
-    made_of = ingredients(assignment, data, tokenizer, shape)
-    store = ReferenceStore(out / FOLDER / made_of.digest(), data.examples, shape)
-    size = store.bytes / GB
-    said = {"reference_gb": round(size, 3), "reference_store_gb": objective.reference_store_gb}
-    if size > objective.reference_store_gb:
-        copied = learner.start.begin("model")
-        why = f"its states would take {size:.3g} GB and reference_store_gb is {objective.reference_store_gb:g}"
-        sentence = f"The reference runs at every step: {why}{_beside(copied)}"
-        return Prepared(None, sentence, said | {"reference": "online", "frozen_gb": round(copied / GB, 3)})
-    reused = store.done
-    me.wait_for_all()
-    if not reused:
-        _fill(store, learner, data, made_of, objective, me)
-    copied = learner.start.begin("head")
-    origin = "found from an earlier launch" if reused else "computed once"
-    sentence = f"Reference states {origin}: {1000 * size:.3g} MB on disk{_beside(copied)}"
-    return Prepared(store, sentence, said | {"reference": "store", "frozen_gb": round(copied / GB, 3)})
+        run.progress.say("The objective compares with no reference", {"reference": "none"})
+        return dict(files)
+    left, prepared = run.objective.reference_store_gb, dict(files)
+    for named, data in files.items():
+        if run.ranks.any(run.stop.requested):
+            break
+        store = _store(learner, data, run, tokenizer, left, named)
+        left -= store.bytes / GB if store else 0
+        prepared[named] = replace(data, store=store)
+    _begin(learner, prepared, run)
+    return prepared
 
 
-def _beside(copied: int) -> str:
-    return f"; a frozen copy of start weights takes {1000 * copied / GB:.3g} MB beside the policy" if copied else ""
+def _begin(learner: Learner, files: Mapping[str, MicroBatches], run: Run) -> None:
+    """What trains may change from here on: keep of its start what no store holds."""
+    stored = all(data.store is not None for data in files.values())
+    copied = learner.start.begin("head" if stored else "model")
+    if copied:
+        sentence = f"A frozen copy of start weights takes {1000 * copied / GB:.3g} MB beside the policy"
+        run.progress.say(sentence, {"frozen_gb": round(copied / GB, 3)})
+
+
+def _store(
+    learner: Learner, data: MicroBatches, run: Run, tokenizer: Any, left: float, named: str
+) -> ReferenceStore | None:
+    """The file's store, filled where it fits into `left` GB; tells the job's owner."""
+    shape = _shape(learner, run.objective)
+    made_of = ingredients(run.assignment, data, tokenizer, shape)
+    store = ReferenceStore(run.out / FOLDER / made_of.digest(), data.examples, shape)
+    size, limit = store.bytes / GB, run.objective.reference_store_gb
+    said = {"reference_gb": round(size, 3), "reference_store_gb": limit, "file": named}
+    if size > left:
+        taken = f" ({left:.3g} GB left)" if left < limit else ""
+        why = f"its states would take {size:.3g} GB and reference_store_gb is {limit:g}{taken}"
+        run.progress.say(f"The reference runs at every {WHEN[named]}: {why}", said | {"reference": "online"})
+        return None
+    origin = _filled(store, learner, data, made_of, run)
+    sentence = f"Reference states{OF[named]} {origin}: {1000 * size:.3g} MB on disk"
+    run.progress.say(sentence, said | {"reference": "store"})
+    return store
 
 
 def discard(out: Path) -> None:
@@ -95,28 +106,52 @@ def _shape(learner: Learner, objective: Objective) -> Shape:
     return Shape(blocks, config.hidden_size, base.dtype, mask=bool(needs.activations))
 
 
-def _fill(
-    store: ReferenceStore, learner: Learner, data: MicroBatches, made_of: Ingredients, objective: Objective, me: Ranks
-) -> None:
-    if me.speaks:
+def _filled(store: ReferenceStore, learner: Learner, data: MicroBatches, made_of: Ingredients, run: Run) -> str:
+    """Fill the store as far as a stop allows, a pass of each rank at a time; how its states came about."""
+    me, objective = run.ranks, run.objective
+    plan = {"ranks": me.world, "micro_batch_tokens": objective.micro_batch_tokens}
+    done, begun = store.done, store.paused(plan)
+    me.wait_for_all()
+    if done:
+        return "found from an earlier launch"
+    if me.speaks and not begun:
         store.create()
     me.wait_for_all()
-    learner.to(me.device)
-    for chunk in _chunks(data, objective, me):
-        row = on(me.device, data.layout.collate([data.examples[e] for e in chunk]))
-        store.write(chunk, learner.reference(row))
+    shares = [list(_chunks(data, objective, rank, me.world)) for rank in range(me.world)]
+    passes = max(map(len, shares))
+    written = _fill(store, learner, data, shares[me.rank], range(begun, passes), run)
+    store.flush()
     me.wait_for_all()
-    if me.speaks:
+    if me.speaks and written == passes:
         store.finish(made_of)
+    elif me.speaks:
+        store.pause(plan, written)
     me.wait_for_all()
+    if written < passes:
+        return f"interrupted after {written} of {passes} passes"
+    return f"completed from pass {begun + 1}" if begun else "computed once"
 
 
-def _chunks(data: MicroBatches, objective: Objective, me: Ranks) -> Iterator[list[int]]:
-    """This rank's examples, as many at a time as the token budget takes; of similar lengths, whoever has them."""
+def _fill(
+    store: ReferenceStore, learner: Learner, data: MicroBatches, chunks: list[list[int]], passes: range, run: Run
+) -> int:
+    """Make the passes in turn until a rank is asked to stop; how many there are by then."""
+    learner.to(run.ranks.device)
+    for place in passes:
+        if run.ranks.any(run.stop.requested):
+            return place
+        if place < len(chunks):
+            row = on(run.ranks.device, data.layout.collate([data.examples[e] for e in chunks[place]]))
+            store.write(chunks[place], learner.reference(row))
+    return passes.stop
+
+
+def _chunks(data: MicroBatches, objective: Objective, rank: int, world: int) -> Iterator[list[int]]:
+    """A rank's examples, as many at a time as the token budget takes; of similar lengths, whoever has them."""
     order = sorted(range(len(data.examples)), key=lambda place: (-data.layout.tokens(data.examples[place]), place))
     chunk: list[int] = []
     used = 0
-    for place in order[me.rank :: me.world]:
+    for place in order[rank::world]:
         size = data.layout.tokens(data.examples[place])
         if chunk and used + size > objective.micro_batch_tokens:
             yield chunk

@@ -30,6 +30,10 @@ class Ranks:
         distributed.all_reduce(values)
         return values
 
+    def any(self, mine: bool) -> bool:
+        """Whether it holds on some rank; every rank must call it."""
+        return bool(self.sum(torch.tensor(int(mine), device=self.device)).item())
+
     def wait_for_all(self) -> None:
         """Return once every rank has got here."""
         distributed.barrier()

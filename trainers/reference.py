@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from math import prod
@@ -17,6 +18,7 @@ from trainers.data.examples import Example
 
 DONE = "done.json"
 STATES, NUMBERS = "states.bin", "numbers.bin"
+PAUSED = "paused.json"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,24 @@ class ReferenceStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         for table in self._files.values():
             table.create()
+
+    def paused(self, plan: Mapping[str, int]) -> int:
+        """How many passes of this plan an earlier launch has written; 0 where it had another."""
+        try:
+            left = json.loads((self.folder / PAUSED).read_text())
+        except FileNotFoundError:
+            return 0
+        return int(left["passes"]) if left["plan"] == plan else 0
+
+    def pause(self, plan: Mapping[str, int], passes: int) -> None:
+        """Say how far it is filled; one rank calls it when all have flushed."""
+        (self.folder / PAUSED).write_text(json.dumps({"plan": plan, "passes": passes}))
+
+    def flush(self) -> None:
+        """Put what this rank has written on the disk."""
+        for name in self._files:
+            with (self.folder / name).open("rb") as file:
+                os.fsync(file.fileno())
 
     def finish(self, ingredients: Ingredients) -> None:
         """Say that it is complete, and of what it is made; one rank calls it when all have written."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
+from itertools import chain, islice
 from math import ceil
 
 
@@ -60,6 +61,10 @@ class Schedule:
     def steps(self) -> int:
         """Optimiser steps in the whole run."""
         return self.epochs * ceil(len(self.tokens) / self.batch_size)
+
+    def trained(self, steps: int) -> Iterator[int]:
+        """The examples of the first `steps` steps, over all ranks, one after the other."""
+        return chain.from_iterable(islice(self._steps(), steps))
 
     def __len__(self) -> int:
         return self.steps * self.accumulation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 from trainers.objectives import AnyObjective, Objective
 from trainers.peft_kinds import AnyPeft, Lora, plain_lora
 
@@ -64,6 +64,7 @@ class Resources(Frozen):
     """What an attempt occupies while it runs."""
 
     slots: int = Field(1, ge=1, le=1024, description="GPUs; on CPU, pairs of one-threaded processes.")
+    priority: int = Field(0, ge=-100, le=100, description="Jobs of higher priority start first.")
 
 
 #: how a finished policy is served

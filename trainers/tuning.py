@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,30 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, set_seed
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from trainers import artifacts, checkpoints, precompute, ranks
+from trainers import checkpoints, evaluation, precompute, ranks
 from trainers.arguments import arguments
 from trainers.collate import MicroBatches
 from trainers.data import records
 from trainers.data.encoder import Encoder
 from trainers.data.examples import Example
+from trainers.data.lines import BadLine
 from trainers.data.tokens import Examples, tokenise
-from trainers.errors import Diverged
+from trainers.errors import Unusable
 from trainers.events import Progress
 from trainers.learner import Learner
+from trainers.manifest import Checkpoint
 from trainers.objectives import Objective
-from trainers.offline import OfflineTrainer, Run
+from trainers.offline import OfflineTrainer
 from trainers.peft_kinds import Full
 from trainers.policy import base_of, load_policy, load_start
 from trainers.probe import Chosen, choose
+from trainers.publishing import publish
 from trainers.ranks import Ranks
+from trainers.run import Run, Validation
 from trainers.schedule import Schedule
 from trainers.spec import Assignment
 from trainers.start import AdapterOff, FrozenStart
 from trainers.stopping import StopSignal
-from trainers.token_masks import token_masks
 
 
 @dataclass(frozen=True)
@@ -57,32 +60,25 @@ class Ending:
 def tune(assignment: Assignment, out: Path, progress: Progress, stop: StopSignal, parts: Parts = OWN) -> Ending:
     """Train and publish; the newest checkpoint in `out` is gone on from.
 
-    Raises Unusable or BadLine, with a sentence for the job's owner, where the input is at fault.
+    Raises Unusable, with a sentence for the job's owner, where the input is at fault.
     """
     objective, seed = assignment.spec.method.objective, assignment.spec.seed
     encoder, limit = _encoder(assignment, objective)
-    training = _examples(assignment.training_path, objective, encoder, limit, "training_file")
-    shown = training
+    training = _examples("training_file", assignment.training_path, objective, encoder, limit)
+    held_out = None
     if assignment.validation_path is not None:
-        shown = _examples(assignment.validation_path, objective, encoder, limit, "validation_file")
+        held_out = _examples("validation_file", assignment.validation_path, objective, encoder, limit)
     set_seed(seed)
     learner, chosen = _learner(assignment)
     ranks.stand_alone()
     me = ranks.join(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
     data = MicroBatches(training.rows, chosen.layout)
-    run = _run(assignment, out, progress, stop, me, data, parts.schedule)
+    run = _with_validation(_run(assignment, out, progress, stop, me, data, parts.schedule), held_out)
     progress.say(_opening(run, training, chosen), _packing(run, chosen) | training.data())
     if objective.batch_coupled():
         progress.say(_coupling(run.schedule), level="warn")
-    prepared = precompute.prepare(learner, data, assignment, encoder.tokenizer, out, me)
-    progress.say(prepared.sentence, prepared.data)
-    run = replace(run, data=replace(data, store=prepared.store))
-    trainer = parts.trainer(learner, _arguments(run, learner), run)
-    if not me.sum(torch.tensor(int(stop.requested), device=me.device)).item():
-        _train(trainer)
-    ending = Ending(trainer.state.global_step, trainer.state.global_step < run.schedule.steps)
-    if not ending.stopped:
-        _publish(trainer, training, shown.rows, encoder)
+    run = _with_references(run, learner, encoder)
+    ending = _conduct(parts.trainer(learner, _arguments(run, learner), run), (held_out or training).rows, encoder)
     me.part()
     return ending
 
@@ -95,6 +91,17 @@ def _learner(assignment: Assignment) -> tuple[Learner, Chosen]:
     whole = isinstance(assignment.spec.peft, Full)
     start = FrozenStart(policy, lambda: load_start(assignment, dtype)) if whole else AdapterOff(policy)
     return Learner(policy, objective, chosen.layout, start), chosen
+
+
+def _conduct(trainer: OfflineTrainer, shown: Iterable[Example], encoder: Encoder) -> Ending:
+    """Train and publish, as far as nobody asks to stop."""
+    run, found = trainer.run, checkpoints.saved(trainer.run.out)
+    if run.ranks.any(run.stop.requested):
+        return Ending(found[-1].step_number if found else 0, stopped=True)
+    _train(trainer, found)
+    if trainer.is_complete:
+        publish(trainer, shown, encoder)
+    return Ending(trainer.state.global_step, stopped=not trainer.is_complete)
 
 
 def _encoder(assignment: Assignment, objective: Objective) -> tuple[Encoder, int]:
@@ -112,9 +119,13 @@ def _stops(model: Path) -> frozenset[int]:
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _examples(path: Path, objective: Objective, encoder: Encoder, limit: int, param: str) -> Examples:
+def _examples(param: str, path: Path, objective: Objective, encoder: Encoder, limit: int) -> Examples:
+    """What the file of this field of the spec holds; a bad line is refused in the field's name."""
     found = records.read(path, objective.data, objective.needs().columns)
-    return tokenise(found, encoder, limit=limit, data=objective.data, param=param)
+    try:
+        return tokenise(found, encoder, limit=limit, data=objective.data, param=param)
+    except BadLine as bad:
+        raise Unusable(str(bad), code="invalid_line", param=param) from bad
 
 
 def _dtype(objective: Objective) -> torch.dtype:
@@ -133,11 +144,20 @@ def _run(
     planned: Callable[..., Schedule],
 ) -> Run:
     objective = assignment.spec.method.objective
-    schedule = planned(
+    schedule = _schedule(data, objective.n_epochs, assignment, me, planned)
+    saves = checkpoints.planned(schedule.steps, objective.checkpoints)
+    return Run(assignment, out, progress, stop, me, schedule, data, saves)
+
+
+def _schedule(
+    data: MicroBatches, epochs: int, assignment: Assignment, me: Ranks, planned: Callable[..., Schedule] = Schedule
+) -> Schedule:
+    objective = assignment.spec.method.objective
+    return planned(
         tokens=tuple(data.layout.tokens(example) for example in data.examples),
         weights=tuple(example.weight for example in data.examples),
         token_weights=tuple(example.token_weight for example in data.examples),
-        epochs=objective.n_epochs,
+        epochs=epochs,
         batch_size=objective.batch_size,
         micro_batch_size=objective.micro_batch_size,
         micro_batch_tokens=objective.micro_batch_tokens,
@@ -145,8 +165,26 @@ def _run(
         rank=me.rank,
         seed=assignment.spec.seed,
     )
-    saves = checkpoints.planned(schedule.steps, objective.checkpoints)
-    return Run(assignment, out, progress, stop, me, schedule, data, saves)
+
+
+def _with_validation(run: Run, held_out: Examples | None) -> Run:
+    """The run with what it evaluates between steps, where its job names a validation file."""
+    if held_out is None:
+        return run
+    run.progress.say(f"Validating on {held_out.describe()}")
+    data = MicroBatches(held_out.rows, run.data.layout)
+    steps = evaluation.planned(run.schedule.steps, run.saves, run.objective.eval_steps)
+    return replace(run, validation=Validation(data, _schedule(data, 1, run.assignment, run.ranks), steps))
+
+
+def _with_references(run: Run, learner: Learner, encoder: Encoder) -> Run:
+    """The run with the reference's states of its files, where they are kept."""
+    files = {"training_file": run.data}
+    if run.validation is not None:
+        files["validation_file"] = run.validation.data
+    files = precompute.prepare(learner, files, run, encoder.tokenizer)
+    held_out = replace(run.validation, data=files["validation_file"]) if run.validation is not None else None
+    return replace(run, data=files["training_file"], validation=held_out)
 
 
 def _arguments(run: Run, learner: Learner) -> Any:
@@ -170,37 +208,12 @@ def _packing(run: Run, chosen: Chosen) -> dict[str, Any]:
 
 def _coupling(schedule: Schedule) -> str:
     share = f"each forward pass (at most {schedule.micro_batch_size} of {schedule.batch_size})"
-    return f"The loss compares the pairs of {share}: micro_batch_size and processes change what is learned"
+    return f"The loss compares the examples of {share}: micro_batch_size and processes change what is learned"
 
 
-def _train(trainer: OfflineTrainer) -> None:
-    found = checkpoints.saved(trainer.run.out)
+def _train(trainer: OfflineTrainer, found: Sequence[Checkpoint]) -> None:
     if not found:
         trainer.train()
         return
     trainer.run.progress.say(f"Going on from the checkpoint at step {found[-1].step_number}")
-    trainer.train(resume_from_checkpoint=str(trainer.run.out / found[-1].path))
-
-
-def _publish(trainer: OfflineTrainer, training: Examples, shown: Iterable[Example], encoder: Encoder) -> None:
-    run = trainer.run
-    run.progress.say("Publishing")
-    size = run.objective.micro_batch_size
-    masks = token_masks(trainer.model, list(shown), encoder, micro_batch_size=size, device=run.ranks.device)
-    learned = artifacts.Learned.of(trainer.model, run.assignment, keep=run.ranks.speaks)
-    if not learned.is_finite():
-        raise Diverged(run.schedule.steps)
-    if not run.ranks.speaks:
-        return
-    artifacts.publish(
-        run.out,
-        run.assignment,
-        learned,
-        masks,
-        history=trainer.state.log_history,
-        checkpoints=checkpoints.saved(run.out),
-        trained_tokens=run.schedule.epochs * sum(row.tokens for row in training.rows),
-    )
-    precompute.discard(run.out)
-    if run.assignment.spec.served_as == artifacts.MERGED:
-        checkpoints.forget_states(run.out)
+    trainer.go_on(found[-1])

@@ -17,7 +17,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from trainers.data.lines import BadLine
 from trainers.errors import Unusable
 from trainers.events import Events, Progress, Silence
 from trainers.protocol import OUTCOME, TOKEN
@@ -52,8 +51,8 @@ def _attempt(assignment: Assignment, out: Path, progress: Progress, stop: StopSi
         from trainers.tuning import tune  # seconds of imports, after the first words are out
 
         ending = tune(assignment, out, progress, stop)
-    except (BadLine, Unusable) as error:
-        return _failed(out, progress, str(error), getattr(error, "code", "invalid_line"), _param(error))
+    except Unusable as error:
+        return _failed(out, progress, error.message, error.code, error.param)
     except Exception as error:  # the process ends here: what happened must reach the job's owner
         traceback.print_exc()
         sentence = f"the training stopped with an error of its own, {type(error).__name__}: {error}"
@@ -64,10 +63,6 @@ def _attempt(assignment: Assignment, out: Path, progress: Progress, stop: StopSi
         return STOPPED
     progress.say("Done")
     return 0
-
-
-def _param(error: BadLine | Unusable) -> str | None:
-    return "training_file" if isinstance(error, BadLine) else error.param
 
 
 def _failed(out: Path, progress: Progress, message: str, code: str, param: str | None) -> int:

@@ -1,117 +1,126 @@
-"""log π_strong(y | x) − log π_weak(y | x), token by token (2411.02481; core.md section 4.1).
-
-R(x, y) = Σ_t log π_strong(y_t | x, y_<t) − log π_weak(y_t | x, y_<t), both models reading the same token ids,
-rendered once by the strong model's tokenizer and template. The sum starts at the answer's first token.
-"""
+"""log π_strong(y | x) − log π_weak(y | x), token by token (2411.02481; core.md section 4.1)."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
-import httpx
+from pydantic import Field, model_validator
 
-from reward.engine import Engine, Scored
+from reward.aggregating import aggregated
+from reward.domains import Domain, customised
+from reward.engine import Engine
 from reward.errors import Invalid
-from reward.pieces import pieces
-from reward.spec import Score, ScoreList, ScoreOrder, Usage
-from reward.tokens import Tokens, tokens
-
-T = TypeVar("T")
-#: sequences of one order inside the engines at a time
-AT_ONCE = 16
+from reward.inputs import AnyInput, Masked
+from reward.models.base import Aggregation, ByToken, Reward, Run, Worth
+from reward.ratio import Ratio, ratios
+from reward.routing import AnyRouter, Name, routed
 
 
-async def density_ratio(order: ScoreOrder, client: httpx.AsyncClient) -> ScoreList:
-    """Score every input of the order with both models at once; nothing is scored unless all inputs can be.
+class DensityRatio(Reward):
+    """What the strong model learned over the weak one.
 
-    Raises Invalid naming the input that cannot be scored or that the two tokenizers read differently, and
-    Unavailable if an engine does not answer.
+    R(x, y) = Σ_t log π_strong(y_t | g(x), y_<t) − log π_weak(y_t | g(x), y_<t), both models reading the same token
+    ids, rendered once by the strong model's tokenizer and template; g is what `domains` adds to the prompt.
     """
-    request = order.request
-    strong = _engine("strong model", "strong", request.model.strong, order, client)
-    weak = _engine("weak model", "weak", request.model.weak, order, client)
-    gate = asyncio.Semaphore(AT_ONCE)
-    rows = await _all([_gated(gate, tokens(k, given, strong)) for k, given in enumerate(request.input)])
-    await _check_lengths(rows, [strong, weak])
-    data = await _all([_score(gate, index, row, (strong, weak), order) for index, row in enumerate(rows)])
-    usage = Usage(prompt_tokens=sum(row.start for row in rows), total_tokens=sum(len(row.ids) for row in rows))
-    return ScoreList(model=request.model, data=data, usage=usage)
 
-
-def _engine(role: str, field: str, model: str, order: ScoreOrder, client: httpx.AsyncClient) -> Engine:
-    if model not in order.endpoints:
-        raise Invalid(f"no endpoint is given for the {role} {model}", param=f"model.{field}")
-    return Engine(role, order.endpoints[model], client)
-
-
-async def _check_lengths(rows: Sequence[Tokens], engines: Sequence[Engine]) -> None:
-    for engine in engines:
-        most = await engine.context() - 1  # one token is generated
-        for index, row in enumerate(rows):
-            if len(row.ids) > most:
-                said = (
-                    f"input[{index}] has {len(row.ids)} tokens ({row.start} prompt, {len(row.ids) - row.start} answer)"
-                )
-                raise Invalid(f"{said}; the {engine.role} takes {most}", param=f"input[{index}]")
-
-
-async def _score(
-    gate: asyncio.Semaphore, index: int, row: Tokens, engines: tuple[Engine, Engine], order: ScoreOrder
-) -> Score:
-    async with gate:
-        strong, weak = await _all([engine.score(row.ids) for engine in engines])
-        _check_same_tokens(index, row, strong, weak)
-        texts = await _texts(row, strong, engines[0]) if order.request.include else None
-    return _put_together(index, order, texts, strong.logprobs[row.start - 1 :], weak.logprobs[row.start - 1 :])
-
-
-def _check_same_tokens(index: int, row: Tokens, strong: Scored, weak: Scored) -> None:
-    """The ratio means something only if each id is the same piece of text to both models."""
-    for place, (ours, theirs) in enumerate(zip(strong.texts, weak.texts, strict=True), start=1):
-        if ours != theirs:
-            said = (
-                f"token {row.ids[place]} of input[{index}] is {ours!r} to the strong and {theirs!r} to the weak model"
-            )
-            raise Invalid(f"the models have different tokenizers: {said}", param="model.weak")
-
-
-async def _texts(row: Tokens, strong: Scored, engine: Engine) -> list[str]:
-    return pieces(await engine.text(row.ids), strong.texts)[row.start - 1 :]
-
-
-def _put_together(
-    index: int, order: ScoreOrder, texts: list[str] | None, strong: list[float], weak: list[float]
-) -> Score:
-    wanted, count = order.request.include, len(strong)
-    difference = [s - w for s, w in zip(strong, weak, strict=True)]
-    total = math.fsum(difference)
-    return Score(
-        index=index,
-        score=total / count if order.request.aggregation == "mean" else total,
-        num_scored_tokens=count,
-        strong_logprob=math.fsum(strong),
-        weak_logprob=math.fsum(weak),
-        tokens=texts,
-        token_scores=difference if "token_scores" in wanted else None,
-        strong_logprobs=strong if "logprobs" in wanted else None,
-        weak_logprobs=weak if "logprobs" in wanted else None,
+    type: Literal["density_ratio"] = "density_ratio"
+    strong: str = Field(min_length=1, max_length=256, description="Model id.")
+    weak: str = Field(min_length=1, max_length=256, description="Model id.")
+    aggregation: Literal["sum", "mean", "per_token_clipped"] = "sum"
+    clip: float = Field(1.0, gt=0, description="`per_token_clipped`: each token counts at most ±clip nats.")
+    alignment: Literal["token", "sequence"] = Field(
+        "token", description="`sequence`: each model reads the text in its own tokens; no scores by token."
     )
+    domains: dict[Name, Domain] = Field({}, description="What the models are told, by domain.")
+    default_domain: Name = Field("chat", description="Where no router decides; may have no entry in `domains`.")
+    router: AnyRouter | None = None
+    seed: int = Field(0, ge=0, lt=2**31, description="Chooses the exemplars.")
+
+    @model_validator(mode="after")
+    def _one_thing_at_a_time(self) -> DensityRatio:
+        if self.alignment == "sequence" and self.aggregation == "per_token_clipped":
+            raise ValueError("alignment `sequence` has no scores by token to clip")
+        if self.router is not None and not self.domains:
+            raise ValueError("a router without domains decides nothing")
+        return self
+
+    def models(self) -> dict[str, str]:
+        """Strong, weak, and the router's."""
+        router = self.router.models() if self.router else {}
+        return {"strong": self.strong, "weak": self.weak} | router
+
+    async def worth(self, inputs: Sequence[AnyInput], run: Run) -> list[Worth]:
+        """Score every input with both models at once."""
+        strong = run.engine("strong model", "model.strong", self.strong)
+        weak = run.engine("weak model", "model.weak", self.weak)
+        if self.strong == self.weak:
+            run.warn(f"strong and weak are one model, {self.strong}: every score is 0")
+        domains, told = await self._told(inputs, strong, run)
+        if self.alignment == "sequence":
+            _refuse_masks(inputs)
+            found = await ratios(told, strong, weak, run, own_tokens=True)
+            return [self._whole(ratio, domain, run) for ratio, domain in zip(found, domains, strict=True)]
+        found = await ratios(told, strong, weak, run)
+        return [self._by_token(ratio, domain, run) for ratio, domain in zip(found, domains, strict=True)]
+
+    async def _told(
+        self, inputs: Sequence[AnyInput], strong: Engine, run: Run
+    ) -> tuple[Sequence[str | None], Sequence[AnyInput]]:
+        """Each input's domain, and the input as the models read it."""
+        if not self.domains:
+            return [None] * len(inputs), inputs
+        known = list(dict.fromkeys([*self.domains, self.default_domain]))
+        names = await routed(inputs, self.router, known, self.default_domain, run)
+        facts = strong.link.endpoint.facts
+        control = facts.control_tokens if facts else []
+        told = [
+            customised(given, self.domains.get(name, Domain()), seed=self.seed, control=control, param=f"input[{k}]")
+            for k, (given, name) in enumerate(zip(inputs, names, strict=True))
+        ]
+        return names, told
+
+    def _by_token(self, ratio: Ratio, domain: str | None, run: Run) -> Worth:
+        return by_token(ratio, 1.0, run.aggregation or self.aggregation, clip=self.clip, domain=domain)
+
+    def _whole(self, ratio: Ratio, domain: str | None, run: Run) -> Worth:
+        how = run.aggregation or self.aggregation
+        if how not in ("sum", "mean"):
+            raise Invalid(f"alignment `sequence` has no scores by token for {how}", param="aggregation")
+        score = ratio.total / len(ratio.strong) if how == "mean" else ratio.total
+        sums = (sum(ratio.strong), sum(ratio.weak))
+        return Worth(score, domain=domain, sums=sums, count=len(ratio.strong), prompt=_prompt(ratio))
 
 
-async def _gated(gate: asyncio.Semaphore, work: Awaitable[T]) -> T:
-    async with gate:
-        return await work
+def by_token(
+    ratio: Ratio,
+    beta: float,
+    how: Aggregation,
+    *,
+    clip: float,
+    steps: Sequence[float] | None = None,
+    domain: str | None = None,
+) -> Worth:
+    """β times the ratio as a score with its tokens."""
+    scores = [beta * (s - w) for s, w in zip(ratio.strong, ratio.weak, strict=True)]
+    score = aggregated(scores, how, clip=clip, steps=steps)
+    tokens = ByToken(
+        scores=scores,
+        strong=ratio.strong,
+        weak=ratio.weak,
+        prompt=_prompt(ratio),
+        texts=ratio.texts,
+        steps=list(steps) if steps is not None else None,
+        truncated=ratio.row.truncated,
+    )
+    return Worth(score, tokens, domain=domain)
 
 
-async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
-    """Every result in order; at the first failure the rest is cancelled, and that failure is raised as it is."""
-    tasks = [asyncio.ensure_future(piece) for piece in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _prompt(ratio: Ratio) -> int:
+    return len(ratio.row.ids) - len(ratio.row.scored)
+
+
+def _refuse_masks(inputs: Sequence[AnyInput]) -> None:
+    for index, given in enumerate(inputs):
+        if isinstance(given, Masked):
+            raise Invalid(f"input[{index}]: a response_mask is about tokens; alignment `sequence` has none in common")

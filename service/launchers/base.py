@@ -34,14 +34,18 @@ def attempt_name(job: str, attempt: int) -> str:
 
 
 class Launcher(Protocol):
-    """Every call may be repeated: an attempt that is already there is left alone."""
+    """Every call may be repeated, by several services at once: an attempt is started once in its life, and never
+    again. A job goes on in a new attempt, which inherits the checkpoints of the one before."""
 
     def folder(self, name: str) -> Path:
         """Where the attempt's artifacts are."""
         ...
 
     def launch(self, assignment: Assignment, *, slots: int, token: str) -> None:
-        """Start the attempt unless it was started before."""
+        """Start the attempt unless it was started before; it takes over what earlier attempts have saved.
+
+        Raises OSError, or Unavailable when what it needs is not free at the moment.
+        """
         ...
 
     def poll(self, name: str) -> Outcome:
@@ -50,8 +54,4 @@ class Launcher(Protocol):
 
     def stop(self, name: str) -> None:
         """Ask the attempt to stop; past the grace period, end it. Returns at once."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """Make an attempt that has stopped launchable again; its checkpoints stay."""
         ...

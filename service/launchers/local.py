@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from service import processes
-from service.errors import Refusal
+from service.errors import Unavailable
 from service.launchers.base import Outcome, Phase, attempt_name
+from service.launchers.starts import Start, inherit, start_of, starting
 from service.processes import Process
 from trainers.manifest import NAME as MANIFEST
 from trainers.protocol import OUTCOME, SPEC, TOKEN, WORKER
@@ -38,28 +42,32 @@ class LocalLauncher:
         return self.root / name
 
     def launch(self, assignment: Assignment, *, slots: int, token: str) -> None:
-        """Start torchrun unless this attempt was started before. Raises Refusal if GPUs are missing, OSError."""
+        """Start torchrun unless this attempt was started before. Raises Unavailable if GPUs are missing, OSError."""
         out = self.folder(attempt_name(assignment.job, assignment.attempt))
-        if processes.find(out) is not None or self._alive(out):
-            return
-        out.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (out / SPEC).write_text(assignment.model_dump_json(indent=2))
-        gpus = self._take_gpus(out, slots)
-        ranks = len(gpus) or RANKS_PER_CPU_SLOT * slots
-        argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s, then it kills
-        argv += ["-m", WORKER, str(out / SPEC), str(out)]
-        processes.start(out, argv, self._environment(gpus, token, self._own_extensions(out)))
+        inherit(self.root, assignment.job, assignment.attempt)
+        with start_of(out) as start:
+            if start is None:
+                return
+            (out / SPEC).write_text(assignment.model_dump_json(indent=2))
+            with self._gpus_for(out, slots) as gpus:
+                ranks = len(gpus) or RANKS_PER_CPU_SLOT * slots
+                argv = [str(self.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+                argv += [f"--shutdown-timeout={max(1, round(self.grace_seconds - 2))}"]  # its own is 30 s
+                argv += ["-m", WORKER, str(out / SPEC), str(out)]
+                environment = self._environment(gpus, token, self._own_extensions(out))
+                start.begins()
+                processes.start(out, argv, environment)
 
     def poll(self, name: str) -> Outcome:
         """A living process, else the manifest, else what the workers said last, else that they died."""
         out = self.folder(name)
-        if self._alive(out):
+        begun = starting(out)
+        if begun is Start.UNDER_WAY or self._alive(out):
             return Outcome(Phase.RUNNING)
         shutil.rmtree(out / EXTENSIONS, ignore_errors=True)
         if (out / MANIFEST).exists():
             return Outcome(Phase.SUCCEEDED)
-        return Outcome(Phase.ABSENT) if processes.find(out) is None else self._last_words(out)
+        return self._last_words(out) if begun is Start.BEGUN else Outcome(Phase.ABSENT)
 
     def stop(self, name: str) -> None:
         """SIGTERM once; SIGKILL to every process of the attempt when the grace period has passed."""
@@ -71,11 +79,6 @@ class LocalLauncher:
         elif time.time() - asked.stat().st_mtime > self.grace_seconds:
             for process in [*self._alive(out)]:
                 process.signal_group(signal.SIGKILL)
-
-    def forget(self, name: str) -> None:
-        """Make an attempt that has stopped launchable again; it goes on from its newest checkpoint."""
-        for left in (OUTCOME, STOP, processes.RECORD):
-            (self.folder(name) / left).unlink(missing_ok=True)
 
     def _signal(self, out: Path, number: signal.Signals) -> None:
         process = processes.find(out)
@@ -124,16 +127,20 @@ class LocalLauncher:
             "TORCH_EXTENSIONS_DIR": str(extensions),
         }
 
-    def _take_gpus(self, out: Path, slots: int) -> list[str]:
-        """The first GPUs that no living attempt holds, written down for the next look."""
+    @contextmanager
+    def _gpus_for(self, out: Path, slots: int) -> Iterator[list[str]]:
+        """The first GPUs that no living attempt holds, written down; nobody else takes any until the block ends."""
         if not self.gpus:
-            return []
-        held: set[str] = set()
-        for record in self.root.glob(f"*/{GPUS}"):
-            if self._alive(record.parent):
-                held.update(json.loads(record.read_text()))
-        taken = [gpu for gpu in self.gpus if gpu not in held][:slots]
-        if len(taken) < slots:
-            raise Refusal(f"the attempt needs {slots} GPUs and only {len(taken)} are free of training processes")
-        (out / GPUS).write_text(json.dumps(taken))
-        return taken
+            yield []
+            return
+        with (self.root / "gpus.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held: set[str] = set()
+            for record in self.root.glob(f"*/{GPUS}"):
+                if record.parent != out and self._alive(record.parent):
+                    held.update(json.loads(record.read_text()))
+            taken = [gpu for gpu in self.gpus if gpu not in held][:slots]
+            if len(taken) < slots:
+                raise Unavailable(f"the attempt needs {slots} GPUs and {len(taken)} are free of training processes")
+            (out / GPUS).write_text(json.dumps(taken))
+            yield taken

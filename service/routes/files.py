@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
-from service import files
+from service import files, uploads
+from service.db.tables import File
 from service.pages import Page
 from service.routes import Caller, Db, Parts, Reading
 from service.views import Deleted, FileObject, ListOf
 
+UPLOAD = {
+    "schema": {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "format": "binary"},
+            "purpose": {"type": "string", "enum": list(files.PURPOSES)},
+            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+            "expires_after[seconds]": {"type": "integer", "minimum": files.SHORTEST, "maximum": files.LONGEST},
+        },
+    }
+}
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("")
-def create(file: UploadFile, purpose: Annotated[str, Form()], caller: Caller, parts: Parts) -> FileObject:
-    """Upload a file of preference pairs, one JSON object a line."""
-    settings = parts.settings
-    row = files.store(
-        file.file,
-        settings.files,
-        tenant=caller.tenant,
-        filename=file.filename or "",
-        purpose=purpose,
-        limit=settings.max_file_bytes,
-    )
+@router.post("", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": UPLOAD}}})
+async def create(request: Request, caller: Caller, parts: Parts) -> FileObject:
+    """Upload a file; for training, preference pairs, one JSON object a line."""
+    row = await uploads.receive(request, parts.settings, tenant=caller.tenant)
+    return await run_in_threadpool(_record, row, parts)
+
+
+def _record(row: File, parts: Parts) -> FileObject:
     with parts.database.transaction() as db:
         db.add(row)
     return FileObject.of(row)

@@ -21,5 +21,5 @@ class Report(BaseModel):
 @router.post("/{job_id}/{attempt}/events", status_code=204)
 def report(job_id: str, attempt: int, body: Report, db: Db) -> None:
     """Take in events; Stale (409) tells an attempt that is no longer wanted."""
-    jobs.check_current(db, job_id, attempt)
+    jobs.hold_current(db, job_id, attempt)
     events.ingest(db, job_id, attempt, body.events)

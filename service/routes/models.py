@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service import registry
+from service import checkpoints, registry
 from service.db.tables import Policy
 from service.errors import Invalid
 from service.routes import Caller, Db, Parts, Reading
@@ -44,6 +44,8 @@ def delete(model: str, caller: Caller, db: Db, parts: Parts) -> Deleted:
     found = registry.find(db, model, tenant=caller.tenant)
     if not isinstance(found, Policy):
         raise Invalid(f"{model} is a base model; only policies can be deleted", param="model")
+    if checkpoints.is_one(found):
+        raise Invalid(f"{model} is a checkpoint: it goes with its policy", param="model")
     parts.unload(registry.servable(db, found))
     registry.delete(db, found)
     return Deleted(id=model, object="model")

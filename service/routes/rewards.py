@@ -1,30 +1,34 @@
-"""`POST /v1/rewards`: resolve the models a reward names, let the scoring process score."""
+"""`POST /v1/rewards` and what is made of scores: comparisons and evaluations."""
 
 from __future__ import annotations
 
 from anyio import to_thread
 from fastapi import APIRouter
 
-from reward.spec import ScoreList, ScoreOrder, ScoreRequest
-from service import registry
-from service.errors import Invalid
+from reward.comparing import compared
+from reward.evaluating import Evaluation
+from reward.spec import CompareRequest, ComparisonList, ScoreList, ScoreRequest
+from service import evaluations
+from service.evaluations import EvaluationRequest
 from service.routes import Caller, Parts
 
-router = APIRouter(prefix="/v1", tags=["rewards"])
+router = APIRouter(prefix="/v1/rewards", tags=["rewards"])
 
 
-@router.post("/rewards", response_model=ScoreList, response_model_exclude_none=True)
+@router.post("", response_model=ScoreList, response_model_exclude_none=True)
 async def score(request: ScoreRequest, caller: Caller, parts: Parts) -> ScoreList:
-    """Score answers by the log-ratio of a strong over a weak model, token by token."""
-    return await to_thread.run_sync(_score, request, caller.tenant, parts, limiter=parts.waiting)
+    """Score answers by a stored reward model, or by a reward given here."""
+    return await to_thread.run_sync(parts.scores.score, request, caller.tenant, limiter=parts.waiting)
 
 
-def _score(request: ScoreRequest, tenant: str, parts: Parts) -> ScoreList:
-    with parts.database.snapshot() as db:
-        found = [registry.find(db, id_, tenant=tenant, param=field) for field, id_ in request.model.models().items()]
-        servables = [registry.servable(db, model) for model in found]
-    bases, most = {servable.base for servable in servables}, parts.settings.engine.max_engines
-    if len(bases) > most:
-        raise Invalid(f"this reward needs {len(bases)} engines at once; the service runs {most}", param="model")
-    endpoints = {servable.id: parts.engines.endpoint(servable) for servable in servables}
-    return parts.scoring.score(ScoreOrder(request=request, endpoints=endpoints))
+@router.post("/compare", response_model=ComparisonList, response_model_exclude_none=True)
+async def compare(request: CompareRequest, caller: Caller, parts: Parts) -> ComparisonList:
+    """The probability that the first answer of each pair is the better one."""
+    asked = request.as_scores()
+    return compared(await to_thread.run_sync(parts.scores.score, asked, caller.tenant, limiter=parts.waiting))
+
+
+@router.post("/evaluate", response_model=Evaluation, response_model_exclude_none=True)
+async def evaluate(request: EvaluationRequest, caller: Caller, parts: Parts) -> Evaluation:
+    """Pairwise accuracy of a reward on a preference file, per subset, with confidence intervals."""
+    return await to_thread.run_sync(evaluations.evaluate, request, caller.tenant, parts, limiter=parts.waiting)

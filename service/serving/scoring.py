@@ -14,7 +14,7 @@ import httpx
 from reward.client import RewardClient, RewardError
 from reward.spec import ScoreList, ScoreOrder
 from service import processes
-from service.errors import Invalid, Unavailable
+from service.errors import Broken, Invalid, Unavailable
 from service.processes import Process
 from service.serving import children
 
@@ -119,4 +119,6 @@ def _ask(running: Running, order: ScoreOrder) -> ScoreList:
     except RewardError as error:
         if error.status == Invalid.status:
             raise Invalid(error.message, param=error.param, code=error.code) from error
+        if error.status == Broken.status:
+            raise Broken(error.message, param=error.param) from error
         raise Unavailable(error.message) from error

@@ -17,7 +17,7 @@ import uvicorn
 
 from reward.app import create_app
 from reward.client import RewardClient
-from reward.spec import DensityRatio, Endpoint
+from reward.spec import DensityRatio, Endpoint, Facts, ScoreOrder, ScoreRequest
 
 LETTERS = ".abc"
 CONTEXT = 12
@@ -36,17 +36,43 @@ class Toy:
 
     url: str = ""
     broken: bool = False
+    nan: bool = False
+    says: Callable[[str], str] = str.upper  #: its answer as a chat model
+    others: dict[str, Any] = field(default_factory=dict)  #: what it answers on routes that are not vLLM's
+    vectors: dict[str, list[float]] = field(default_factory=dict)  #: its embeddings
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
         return {name: Endpoint(url=self.url, name=name) for name in TABLES}
 
+    def endpoint(self, name: str, **facts: Any) -> Endpoint:
+        """A model somebody vouches for."""
+        known = {"digest": name, "tokenizer_sha256": "t", "chat_template_sha256": "c", "dtype": "float32"} | facts
+        return Endpoint(url=self.url, name=name, facts=Facts(**known))
 
-def answer(route: str, body: dict[str, Any]) -> dict[str, Any]:
+    def scored(self) -> list[tuple[str, list[int]]]:
+        """Every sequence that a model was asked to score."""
+        bodies = [body for route, body in self.asked if route == "/v1/completions"]
+        return sorted((body["model"], ids) for body in bodies for ids in body["prompt"])
+
+
+def answer(toy: Toy, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """What vLLM would say."""
+    if route in toy.others:
+        return toy.others[route]
+    if route == "/version":
+        return {"version": "0.0.toy"}
     if route == "/v1/completions":
-        return {"choices": [{"prompt_logprobs": positions(body["model"], body["prompt"])}]}
+        listed = [positions(body["model"], ids) for ids in body["prompt"]]
+        if toy.nan:
+            next(iter(listed[0][-1].values()))["logprob"] = math.nan
+            listed[0][-1] = dict.fromkeys(listed[0][-1], next(iter(listed[0][-1].values())))
+        return {"choices": [{"index": k, "prompt_logprobs": found} for k, found in enumerate(listed)][::-1]}
+    if route == "/v1/chat/completions":
+        return {"choices": [{"message": {"content": toy.says(body["messages"][-1]["content"])}}]}
+    if route == "/v1/embeddings":
+        return {"data": [{"index": k, "embedding": toy.vectors[text]} for k, text in enumerate(body["input"])][::-1]}
     if route == "/detokenize":
         return {"prompt": "".join(LETTERS[token] for token in body["tokens"])}
     text = body.get("prompt")
@@ -81,11 +107,16 @@ def toy() -> Iterator[Toy]:
     class Routes(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self):
+            self.do_POST()
+
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or "{}")
             found.asked.append((self.path, body))
-            content = json.dumps({} if found.broken else answer(self.path, body)).encode()
-            self.send_response(500 if found.broken else 200)
+            wrong = self.path == "/v1/completions" and any(token > 3 for ids in body["prompt"] for token in ids)
+            refused = {"error": {"message": "a token id is out of vocabulary"}}
+            content = json.dumps({} if found.broken else refused if wrong else answer(found, self.path, body)).encode()
+            self.send_response(500 if found.broken else 400 if wrong else 200)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -124,6 +155,19 @@ def url() -> Iterator[str]:
 def client(url: str) -> Iterator[RewardClient]:
     with RewardClient(f"{url}/v1", "secret", timeout=10) as found:
         yield found
+
+
+@pytest.fixture
+def given(client: RewardClient, toy: Toy) -> Callable[..., Any]:
+    """Score inputs by any reward over the toy engine; `services` are the operator's endpoints."""
+
+    def scored(reward, inputs, services=None, endpoints=None, **fields):
+        named = {name: Endpoint(url=url, name=name) for name, url in (services or {}).items()}
+        request = ScoreRequest.model_validate({"model": reward, "input": inputs, **fields})
+        order = ScoreOrder(request=request, endpoints=toy.endpoints | (endpoints or {}), services=named)
+        return client.carry_out(order)
+
+    return scored
 
 
 @pytest.fixture

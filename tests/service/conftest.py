@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
+from openai import OpenAI
 
 from service import keys, processes, registry
 from service.app import create_app
@@ -24,10 +27,17 @@ PAIR = {
 }
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Every test over the API runs on both databases."""
+    return request.getfixturevalue("postgres").database() if request.param == "postgresql" else None
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
     return Settings(
         home=tmp_path / "home",
+        database_url=database_url,
         trainer_python=PROGRAM,
         serving_python=tmp_path / "no-serving-environment" / "bin" / "python",
         extensions_dir=tmp_path / "extensions",
@@ -67,6 +77,22 @@ def api(settings: Settings, base_folder: Path) -> Iterator[TestClient]:
 def parts(api: TestClient) -> Parts:
     found: Parts = api.app.state.parts  # type: ignore[attr-defined]
     return found
+
+
+@pytest.fixture
+def client(api: TestClient) -> Iterator[OpenAI]:
+    """The official client, of tenant `ada`, over a real socket; it repeats nothing unless told to."""
+    server = uvicorn.Server(uvicorn.Config(api.app, port=0, lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    key = api.headers["Authorization"].removeprefix("Bearer ")
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as official:
+        yield official
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

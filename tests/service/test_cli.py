@@ -1,5 +1,6 @@
 """The command line, as an operator types it."""
 
+import json
 import subprocess
 import sys
 
@@ -61,4 +62,31 @@ def test_a_second_service_on_the_same_home_and_a_taken_port_are_refused(start_se
         argv = [sys.executable, "-m", "service.cli", "--home", str(home), "up", "--port", port]
         refused = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         assert refused.returncode == 1
+        assert words in refused.stderr
+
+
+def test_a_reward_is_evaluated_from_the_command_line(start_service, prefserve, tmp_path):
+    service = start_service({})
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [("good", "bad", "chat"), ("bad", "good", "code"), ("good", "bad", "code")]
+    pairs.write_text(
+        "".join(json.dumps({"prompt": "q", "chosen": c, "rejected": r, "subset": s}) + "\n" for c, r, s in rows)
+    )
+    where = ("--url", service.url, "--key", service.client.api_key)
+    model = json.dumps({"type": "lexicon", "weights": {"good": 1}})
+    done = prefserve("rewards", "evaluate", str(pairs), "--model", model, *where)
+    assert done.returncode == 0, done.stderr
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert [row[:2] + row[3:] for row in shown] == [
+        ["chat", "1.000", "1", "0", "1.000"],
+        ["code", "0.500", "2", "0", "0.000"],
+        ["all", "0.667", "3", "0", "0.333"],
+    ]
+    assert service.client.files.list().data == []
+    for argv, words in (
+        (("--model", "gone", *where), "no reward model 'gone'"),
+        (("--model", "x", "--url", "http://127.0.0.1:9", "--key", "k"), "nobody answers"),
+    ):
+        refused = prefserve("rewards", "evaluate", str(pairs), *argv)
+        assert (refused.returncode, refused.stdout) == (1, "")
         assert words in refused.stderr

@@ -28,15 +28,17 @@ def test_a_body_that_is_not_json_is_a_400_that_says_so(api):
 
 
 def test_a_fault_of_ours_is_a_500_with_the_request_id_and_no_detail(api, parts):
-    parts.database.close()
     with parts.database.engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE files")
+        connection.exec_driver_sql("ALTER TABLE files RENAME TO mislaid")
     answer = api.get("/v1/files")
+    with parts.database.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE mislaid RENAME TO files")
     assert answer.status_code == 500
     error = answer.json()["error"]
     assert error["code"] == "internal_error"
     assert answer.headers["x-request-id"] in error["message"]
     assert "files" not in error["message"]
+    assert api.get("/v1/files").status_code == 200
 
 
 def test_all_refusals_have_a_status_and_a_type():

@@ -34,8 +34,8 @@ def test_a_file_over_the_limit_is_refused_and_leaves_nothing(upload, settings):
     assert list(settings.files.iterdir()) == []
 
 
-def test_another_purpose_and_an_empty_file_are_refused_by_name(upload):
-    assert upload(purpose="assistants")["error"]["param"] == "purpose"
+def test_an_unknown_purpose_and_an_empty_file_are_refused_by_name(upload):
+    assert upload(purpose="made-up")["error"]["param"] == "purpose"
     assert "is empty" in upload("")["error"]["message"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -103,10 +104,9 @@ def test_a_running_job_is_cancelled_once_its_processes_are_gone(api, create, unt
 def test_a_second_job_waits_for_the_slot_and_says_for_whom(api, create, until):
     first, second = create("work")["id"], create()["id"]
     until(first, "running")
-    while (waiting := api.get(f"/v1/fine_tuning/jobs/{second}").json())["status_reason"] is None:
-        time.sleep(0.02)
-    assert waiting["status"] == "queued"
-    assert waiting["status_reason"] == f"needs 1 of 1 slots, held by {first}"
+    path = f"/v1/fine_tuning/jobs/{second}"
+    eventually(lambda: api.get(path).json()["status_reason"] == f"needs 1 of 1 slots, held by {first}")
+    assert api.get(path).json()["status"] == "queued"
     api.post(f"/v1/fine_tuning/jobs/{first}/cancel")
     until(second, "succeeded")
 
@@ -120,8 +120,7 @@ def test_what_a_job_waits_for_names_no_other_tenants_job(create, until, api, str
     body = {"model": "tiny", "training_file": file["id"], "method": {"type": "dpo"}}
     theirs = stranger.post("/v1/fine_tuning/jobs", json=body).json()["id"]
     path = f"/v1/fine_tuning/jobs/{theirs}"
-    reason = eventually(lambda: stranger.get(path).json()["status_reason"])
-    assert reason == "needs 1 of 1 slots, held by other tenants"
+    eventually(lambda: stranger.get(path).json()["status_reason"] == "needs 1 of 1 slots, held by other tenants")
     stranger.post(f"{path}/cancel")
 
 
@@ -156,8 +155,8 @@ def test_a_stale_attempt_can_neither_finish_a_job_nor_report(create, until, part
     job.attempt = 0
     with pytest.raises(Stale), parts.database.transaction() as db:
         jobs.finish(db, job, model="ft:x", trained_tokens=1)
-    with pytest.raises(Stale), parts.database.snapshot() as db:
-        jobs.check_current(db, job_id, 2)
+    with pytest.raises(Stale), parts.database.transaction() as db:
+        jobs.hold_current(db, job_id, 2)
 
 
 def test_a_report_from_an_ended_attempt_is_answered_409_and_not_retried(api, create, until, settings):
@@ -181,14 +180,19 @@ def test_a_restarted_scheduler_adopts_the_running_attempt(create, until, parts):
     assert before.alive
 
 
-def test_an_attempt_claimed_but_never_launched_is_launched_by_the_next_tick(create, until, settings):
+def test_an_attempt_claimed_but_never_launched_is_launched_by_the_next_tick(create, until, parts, settings):
     job = create("work")["id"]
     until(job, "running")
     out = settings.artifacts / attempt_name(job, 1)
     first = eventually(lambda: processes.find(out))
-    (out / "process.json").unlink()  # as if the service had died between claim and launch
+    parts.stop.set()
+    for thread in parts.threads:
+        thread.join()
     first.signal_group(signal.SIGKILL)
-    assert eventually(lambda: processes.find(out)).alive
+    eventually(lambda: not first.alive)
+    shutil.rmtree(out)  # as if the service had died between claim and launch
+    parts.scheduler.tick()
+    assert processes.find(out).alive
 
 
 def test_an_attempt_stopped_from_outside_is_started_again(create, until, settings):
@@ -198,9 +202,11 @@ def test_an_attempt_stopped_from_outside_is_started_again(create, until, setting
     eventually(lambda: (out / "events.jsonl").exists())
     before = processes.find(out)
     before.signal_group(signal.SIGTERM)  # a reboot, say: nobody wished the job's end
-    after = eventually(lambda: (now := processes.find(out)) and now != before and now)
+    new = settings.artifacts / attempt_name(job, 2)
+    after = eventually(lambda: processes.find(new))
     assert after.alive
-    assert until(job, "running")["attempt"] == 1
+    assert until(job, "running")["attempt"] == 2
+    assert not before.alive
 
 
 def test_one_jobs_trouble_does_not_hold_up_the_others(create, until, parts, settings):
@@ -212,7 +218,7 @@ def test_one_jobs_trouble_does_not_hold_up_the_others(create, until, parts, sett
     (out / "manifest.json").write_text("not a manifest")
     (out / "events.jsonl").write_text("not an event\n")
     error = until(broken, "failed")["error"]
-    assert error["code"] in ("bad_manifest", "worker_died")
+    assert error["code"] == "bad_manifest"
     until(create()["id"], "succeeded")
 
 
@@ -253,83 +259,6 @@ def test_a_strangers_job_does_not_exist(stranger, create, until):
         assert stranger.get(f"/v1/fine_tuning/jobs/{job}{path}").status_code == 404
     assert stranger.post(f"/v1/fine_tuning/jobs/{job}/cancel").status_code == 404
     assert stranger.get("/v1/fine_tuning/jobs").json()["data"] == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "param", "words"),
-    [
-        ({"model": "unknown"}, "model", "no model 'unknown'"),
-        ({"training_file": "file-none"}, "training_file", "no file"),
-        ({"method": {"type": "ppo"}}, "method", "dpo"),
-        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta", "greater than 0"),
-        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 250}}}}, "method.dpo.hyperparameters.beta", "less than or equal to 100"),
-        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"bta": 1}}}}, "method.dpo.hyperparameters.bta", "not permitted"),
-        ({"method": None}, "method", "required"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"peft": {"r": 1025}}, "peft.r", "less than or equal to 1024"),
-        ({"peft": {"type": "prefix"}}, "peft", "lora"),
-        ({"peft": {"type": "full", "r": 8}}, "peft.r", "not permitted"),
-        ({"peft": {"type": "ia3", "feedforward_modules": ["up_proj"]}}, "peft", "up_proj, which target_modules does not"),
-        ({"peft": {"type": "oft", "target_modules": ["embed_tokens"]}}, "peft.target_modules", "embed_tokens"),
-        ({"peft": {"r": 65}, "serving": "adapter"}, "peft.r", "rank 65 is more than the 64 that engines take: this job can only be served merged"),
-        ({"peft": {"target_modules": ["c_attn"]}, "serving": "adapter"}, "peft.target_modules", "names c_attn; engines adapt q_proj"),
-        ({"peft": {"use_dora": True}, "serving": "adapter"}, "serving", "plain LoRA adapters only"),
-        ({"peft": {"type": "full"}, "serving": "adapter"}, "serving", "plain LoRA adapters only"),
-        ({"peft": {"target_modules": ["lm_head"]}}, "peft.target_modules", "lm_head"),
-        ({"resources": {"slots": 2}}, "resources.slots", "has 1"),
-        ({"suffix": "../x"}, "suffix", "pattern"),
-        ({"made_up": 1}, "made_up", "not permitted"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_a_job_is_named(create, fields, param, words):
-    error = create(**fields)["error"]
-    assert error["param"] == param
-    assert words in error["message"]
-    assert error.keys() == {"message", "type", "param", "code"}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("not json\n", "line 1"),
-        (json.dumps({"input": {"messages": [{"role": "user", "content": "x"}]}, "non_preferred_output": []}), ": preferred_output is missing"),
-        ("[]\n", "line 1"),
-        ("\n", "no "),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_a_training_file_is_named_by_its_line(create, upload, content, words):
-    error = create(training_file=upload(content)["id"])["error"]
-    assert (error["param"], error["code"]) == ("training_file", "invalid_training_file")
-    assert words in error["message"]
-
-
-def test_a_file_of_another_kind_is_refused_with_the_shape_that_the_method_wants(create, upload):
-    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-    error = create(training_file=upload(json.dumps(PAIR) + "\n" + json.dumps(chat))["id"])["error"]
-    assert (error["param"], error["code"]) == ("training_file", "invalid_training_file")
-    shape = '{"input", "preferred_output", "non_preferred_output"} or {"prompt", "chosen", "rejected"}'
-    assert error["message"] == f"pairs.jsonl: line 2: input is missing: a line is {shape}"
-
-
-@pytest.mark.parametrize(
-    ("method", "row", "shape"),
-    [
-        ("supervised", PAIR, 'completion is missing: a line is {"messages"}, {"prompt", "completion"} or {"text"}'),
-        ("asft", {"input": {}}, 'messages is missing: a line is {"messages"}, {"prompt", "completion"} or {"text"}'),
-        ("kto", PAIR, 'completion is missing: a line is {"prompt", "completion", "label"}, label true or false'),
-    ],
-)
-def test_each_method_says_what_it_learns_from(create, upload, method, row, shape):
-    file = upload(json.dumps(row))["id"]
-    assert create(training_file=file, method={"type": method})["error"]["message"] == f"pairs.jsonl: line 1: {shape}"
-    told = {"prompt": "a", "completion": "b", "label": True}
-    assert create(training_file=upload(json.dumps(told))["id"], method={"type": method})["status"] == "queued"
-
-
-def test_a_margin_that_the_settings_read_is_missed_at_submit(create, upload):
-    method = {"type": "dpo", "dpo": {"hyperparameters": {"margin_scale": 1.0}}}
-    error = create(training_file=upload()["id"], method=method)["error"]
-    assert error["message"] == "pairs.jsonl: line 1: margin is missing, which the method's settings need"
 
 
 def test_a_file_deleted_before_its_job_starts_fails_the_job_with_a_sentence(api, create, until, upload):

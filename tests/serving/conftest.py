@@ -17,7 +17,9 @@ from service.serving.engines import Engines, Servable
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("engine_program.py")
+#: with a system turn it brings the BOS itself, as many do
 TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ bos_token }}{% endif %}"
     "{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -13,11 +14,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reward.engine import Engine
-from reward.spec import Continuation, Conversation, DensityRatio, Message, ScoreOrder, ScoreRequest
+from reward.engine import Engine, Link
+from reward.spec import Continuation, Conversation, DensityRatio, Implicit, Message, ScoreOrder, ScoreRequest
 from service.errors import Invalid
 from service.serving.command import STEP_TOKENS
 from service.serving.engine import EngineSettings
+from service.serving.facts import facts
 from service.serving.gateway import forward
 from service.serving.scoring import Scoring
 
@@ -70,7 +72,7 @@ def ids(engines, stories):
 def asked(endpoint, question):
     async def ask():
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-            return await question(Engine("model", endpoint, client))
+            return await question(Engine("model", Link(endpoint, client)))
 
     return asyncio.run(ask())
 
@@ -212,6 +214,73 @@ def test_a_conversation_is_scored_from_the_strong_models_template(score, stories
     assert listed.data[0].token_scores == pytest.approx(expected, abs=1e-4)
     assert "".join(listed.data[0].tokens) == answer
     assert (listed.usage.prompt_tokens, listed.usage.total_tokens) == (len(prompt), len(ids))
+
+
+def ratio(oracle, ids, start, strong="stories", weak="weak"):
+    return [a - b for a, b in zip(oracle(strong, ids), oracle(weak, ids), strict=True)][start - 1 :]
+
+
+@pytest.mark.parametrize("answer", ["Lily went home.", "Zoë said: naïve 😀 €5", "."])
+def test_a_template_that_brings_its_own_bos_gets_no_second_one(score, stories, weak, oracle, answer):
+    tokenizer = AutoTokenizer.from_pretrained(stories.base_path)
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where is Lily?"}]
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    after = tokenizer(f"\n{answer}\n", add_special_tokens=False)["input_ids"][len(newline) :]
+    given = Conversation(messages=[*(Message(**turn) for turn in turns), Message(role="assistant", content=answer)])
+    [scored] = score(stories, weak, [given], include=["token_scores"]).data
+    assert before.count(tokenizer.bos_token_id) == 1
+    assert scored.token_scores == pytest.approx(ratio(oracle, before + after, len(before)), abs=1e-3)
+
+
+def test_text_of_many_bytes_is_scored_by_its_tokens(score, stories, weak, oracle):
+    tokenizer = AutoTokenizer.from_pretrained(stories.base_path)
+    prompt, answer = "Once upon a time", " Zoë ate 😀 naïve €5 crêpes"
+    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + answer)["input_ids"]
+    assert whole[: len(before)] == before
+    [scored] = score(stories, weak, [Continuation(prompt=prompt, response=answer)], include=["token_scores"]).data
+    assert scored.token_scores == pytest.approx(ratio(oracle, whole, len(before)), abs=1e-3)
+
+
+def test_a_score_is_the_same_in_any_company_and_order(score, stories, weak, ids, oracle):
+    inputs = [Continuation(prompt=ids[:k], response=ids[k : k + 3]) for k in range(2, len(ids) - 2)]
+    listed = score(stories, weak, inputs, include=["token_scores"]).data
+    with ThreadPoolExecutor(8) as pool:
+        alone = list(pool.map(lambda one: score(stories, weak, [one], include=["token_scores"]).data[0], inputs[::-1]))
+    for k, (one, other) in enumerate(zip(listed, alone[::-1], strict=True), start=2):
+        expected = ratio(oracle, ids[: k + 3], k)
+        assert one.token_scores == pytest.approx(expected, abs=1e-3)
+        assert other.token_scores == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_implicit_reward_is_beta_times_the_policys_log_ratio_to_its_start(
+    engines, scoring, policy, stories, ids, oracle
+):
+    model = Implicit(policy=policy.id, reference=stories.id, beta=0.3)
+    request = ScoreRequest(
+        model=model, input=[Continuation(prompt=ids[:4], response=ids[4:])], include=["token_scores"]
+    )
+    endpoints = {servable.id: engines.endpoint(servable) for servable in (policy, stories)}
+    listed = scoring.score(ScoreOrder(request=request, endpoints=endpoints))
+    expected = [0.3 * value for value in ratio(oracle, ids, 4, policy.id, "stories")]
+    assert listed.data[0].token_scores == pytest.approx(expected, abs=1e-3)
+    assert listed.provenance.models["policy"].engine.startswith("vllm 0.")
+
+
+def test_what_is_known_of_a_model_tells_adapters_and_templates_apart(stories, weak, policy, vllm_settings):
+    one, other, tuned = (facts(servable, servable.base, vllm_settings) for servable in (stories, weak, policy))
+    assert (one.dtype, one.tokenizer_sha256) == ("float32", other.tokenizer_sha256)
+    assert (one.chat_template_sha256 is None, other.chat_template_sha256) == (False, None)
+    assert len({one.digest, other.digest, tuned.digest}) == 3
+    assert "<s>" in one.control_tokens
+
+
+def test_a_very_long_input_is_refused_by_its_length(score, stories, weak):
+    with pytest.raises(Invalid, match="100000 tokens"):
+        score(stories, weak, [Continuation(prompt=[1], response=[5] * 99_999)])
+    with pytest.raises(Invalid, match="tokens"):
+        score(stories, weak, [Continuation(prompt="Once", response=" upon a time" * 20_000)])
 
 
 def test_a_dead_scoring_process_is_started_again(score, scoring, stories, ids):

@@ -27,7 +27,7 @@ from trainers.spec import Assignment, JobSpec
 ROOT = Path(__file__).parents[2]
 #: 256 bytes and an end, with room
 VOCABULARY = 260
-PATIENCE = 120
+PATIENCE = 300
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 

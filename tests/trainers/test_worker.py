@@ -13,6 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from service.launchers.base import attempt_name
+from service.launchers.starts import inherit
 from trainers.ranks import Ranks
 from trainers.stopping import STOPPED
 
@@ -113,7 +115,7 @@ def test_a_mixture_of_pair_and_token_terms_is_the_same_for_any_share(finish, ass
 def test_a_loss_that_couples_pairs_says_so(finish, assign):
     attempt = finish(assign("dpo", loss_type="aot"))
     [warning] = [event["message"] for event in attempt.events() if event["level"] == "warn"]
-    assert warning.startswith("The loss compares the pairs of each forward pass (at most 4 of 8):")
+    assert warning.startswith("The loss compares the examples of each forward pass (at most 4 of 8):")
 
 
 def test_zero_3_gives_the_losses_of_zero_2(sparsepo, finish, assign):
@@ -194,6 +196,25 @@ def test_a_stopped_run_goes_on_where_it_was(launch, finish, assign):
     assert alone.losses() == pytest.approx(pair.losses(), rel=1e-3)
 
 
+@pytest.mark.proof
+def test_a_stopped_run_goes_on_in_the_next_attempts_folder_as_if_it_had_not_stopped(launch, finish, assign, tmp_path):
+    asked = assign("dpo", n_epochs=10, micro_batch_size=4, checkpoints=2)
+    whole = finish(asked)
+    first = tmp_path / attempt_name(asked.job, 1)
+    first.mkdir()
+    broken = launch(asked, out=first)
+    broken.wait_for_step(8)
+    broken.process.send_signal(signal.SIGTERM)
+    assert broken.wait() == STOPPED
+    inherit(tmp_path, asked.job, 2)
+    second = finish(asked.model_copy(update={"attempt": 2}), out=tmp_path / attempt_name(asked.job, 2))
+    stopped = broken.outcome()["step"]
+    assert [data["step"] for data in second.metrics()] == list(range(stopped + 1, whole.manifest().steps + 1))
+    assert broken.losses() + second.losses() == pytest.approx(whole.losses(), abs=1e-6)
+    assert second.manifest().attempt == 2
+    assert (first / "checkpoints" / f"step-{stopped}" / "adapter" / "adapter_config.json").exists()
+
+
 def test_a_job_on_an_earlier_policy_starts_at_log_2_and_publishes_the_sum(dpo, finish, assign, model_path):
     second = finish(
         assign("sparsepo", adapter_path=dpo.out / "adapter", n_epochs=2, peft={"target_modules": ["o_proj"]})
@@ -224,6 +245,7 @@ def test_an_attempt_that_died_while_publishing_publishes_when_it_is_launched_aga
     assert again.manifest().files == dpo.manifest().files
 
 
+@pytest.mark.proof
 def test_the_same_seed_gives_the_same_losses(dpo, finish, assign):
     assert finish(assign("dpo", n_epochs=3, micro_batch_size=8)).losses() == dpo.losses()
 

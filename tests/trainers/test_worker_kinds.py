@@ -37,3 +37,21 @@ def test_labelled_answers_are_told_apart(finish, assign, write_rows, tmp_path):
     assert any(event["message"].startswith("Training on 8 answers at") for event in attempt.events())
     assert attempt.losses()[0] == pytest.approx(0.5, abs=1e-5)
     assert attempt.losses()[-1] < 0.49
+
+
+@pytest.mark.parametrize("method", ["asft", "sparsepo"])
+def test_weighed_tokens_and_examples_give_the_same_losses_for_any_share(
+    finish, assign, id_rows, write_rows, tmp_path, method
+):
+    rows = []
+    for place, row in enumerate(id_rows(14)):
+        weights = [0.5 + (place + at) % 3 for at in range(len(row["chosen"]))]
+        pair = row | {"chosen_token_weights": weights, "weight": 1 + place % 2}
+        answer = {"prompt": row["prompt"], "completion": row["chosen"], "completion_token_weights": weights}
+        rows.append(pair if method == "sparsepo" else answer | {"weight": 1 + place % 2})
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    asked = {"training_path": file, "n_epochs": 2, "learning_rate": 1e-2}
+    whole = finish(assign(method, micro_batch_size=8, **asked))
+    spread = finish(assign(method, micro_batch_size=1, **asked), ranks=2)
+    assert spread.losses() == pytest.approx(whole.losses(), rel=2e-5)
+    assert len(set(whole.losses())) == len(whole.losses()) == 4

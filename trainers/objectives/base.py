@@ -12,7 +12,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from reward.spec import Frozen
+from reward.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,6 +133,18 @@ class Objective(Frozen, ABC):
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     logging_steps: int = Field(1, ge=1, description="Steps between two metrics events.")
     checkpoints: int = Field(2, ge=1, le=50, description="Checkpoints in a run, evenly spaced; the last is the end.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Steps between two evaluations of validation_file; `auto`: at checkpoints only."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, le=1000, description="Evaluations without a lower validation loss after which the training ends."
+    )
+    early_stopping_min_delta: float = Field(
+        0.0, ge=0, description="Nats by which the validation loss must fall to count as lower."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="What is published: the end, or the checkpoint with the lowest validation loss."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +156,21 @@ class Objective(Frozen, ABC):
         if self.learning_rate is not None and self.learning_rate_multiplier != 1:
             raise ValueError("give learning_rate or learning_rate_multiplier, not both")
         return self
+
+    @model_validator(mode="after")
+    def _a_delta_is_measured_with_patience(self) -> Objective:
+        if self.early_stopping_min_delta and self.early_stopping_patience is None:
+            raise ValueError("early_stopping_min_delta goes with early_stopping_patience")
+        return self
+
+    def asks_for_evaluations(self) -> list[str]:
+        """The settings that mean nothing without a validation file."""
+        asked = {
+            "eval_steps": self.eval_steps is not None,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+            "keep": self.keep == "best",
+        }
+        return [name for name, given in asked.items() if given]
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
