@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 #: the base model's name inside every engine; adapters bear the name of the attempt that made them
 BASE = "base"
+#: what CPU engines load into vLLM, see `prefserve_lora.py` there
+PLUGIN = Path(__file__).with_name("vllm_plugin")
+#: tokens of one step on CPU, vLLM's own number
+STEP_TOKENS = 2048
 
 
 def argv(config: Mapping[str, Any], path: Path, port: int, settings: EngineSettings) -> list[str]:
@@ -34,8 +38,9 @@ def argv(config: Mapping[str, Any], path: Path, port: int, settings: EngineSetti
     }
     options |= _gpu(settings) if settings.gpu else _cpu(config, tokens, settings)
     named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    flags = ["--enable-lora", "--disable-fastapi-docs", "--lora-target-modules", *settings.lora_targets]
-    return [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags]
+    flags = ["--enable-lora", "--disable-fastapi-docs"] + ([] if settings.gpu else ["--no-enable-chunked-prefill"])
+    targets = ["--lora-target-modules", *settings.lora_targets]
+    return [str(settings.python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags, *targets]
 
 
 def env(settings: EngineSettings, key: str) -> dict[str, str]:
@@ -67,6 +72,9 @@ def _cpu(config: Mapping[str, Any], tokens: int, settings: EngineSettings) -> di
         "kv-cache-memory-bytes": settings.kv_cache_bytes or limits.kv_cache_bytes(config, tokens),
         # the model in the engine's own process: one import of torch and 0.4 GB less than with a worker
         "distributed-executor-backend": "uni",
+        # A prompt cut in two rewinds its seed's generator, which torch cannot on CPU: the engine would die. Hence no
+        # prompt is cut, and the longest must fit into one step.
+        "max-num-batched-tokens": max(STEP_TOKENS, tokens),
     }
 
 
@@ -74,6 +82,7 @@ def _cpu_env(settings: EngineSettings) -> dict[str, str]:
     threads = settings.threads or max(1, (os.cpu_count() or 1) // 2)
     return {
         "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(PLUGIN),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines would all take the same cores
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what vLLM asks for before it believes `uni` on CPU
         # the first scored prompt would wait a quarter of a minute for a C++ compiler

@@ -71,3 +71,10 @@ def test_an_engine_listens_on_loopback_alone_and_sees_no_secret(quick, tmp_path,
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--lora-target-modules") + 1 :] == list(limits.LORA_TARGETS)
     assert not {"PREFSERVE_TEST_SECRET", "HTTPS_PROXY"} & set(env(quick, "key"))
+
+
+def test_no_prompt_is_cut_on_cpu_where_that_would_end_the_engine(quick, tmp_path):
+    for context, step in ((512, 2048), (4096, 4096)):
+        words = argv(LLAMA | {"max_position_embeddings": context}, tmp_path, 1234, quick)
+        assert "--no-enable-chunked-prefill" in words
+        assert words[words.index("--max-num-batched-tokens") + 1] == str(step)

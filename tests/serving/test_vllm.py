@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reward.engine import Engine, Link
 from reward.spec import Continuation, Conversation, DensityRatio, Implicit, Message, ScoreOrder, ScoreRequest
 from service.errors import Invalid
+from service.serving.command import STEP_TOKENS
+from service.serving.engine import EngineSettings
 from service.serving.facts import facts
 from service.serving.gateway import forward
 from service.serving.scoring import Scoring
@@ -111,6 +114,15 @@ def test_a_refusal_of_vllm_comes_in_our_envelope(engines, stories):
     assert answer["error"]["param"] == "max_tokens"
 
 
+def test_seeded_prompts_that_one_step_cannot_hold_are_answered_alike_twice(engines, stories, ids):
+    prompts = [[1, i + 3, *ids * 6] for i in range(48)]  # no two share a beginning
+    assert sum(map(len, prompts)) > 2 * STEP_TOKENS
+    body = {"prompt": prompts, "max_tokens": 8, "temperature": 1, "seed": 5}
+    first, second = (complete(engines, stories, body)["choices"] for _ in range(2))
+    assert len(first) == 48
+    assert [choice["text"] for choice in first] == [choice["text"] for choice in second]
+
+
 def test_logprobs_equal_transformers(engines, stories, weak, policy, ids, oracle):
     seen = {
         m.id: asked(engines.endpoint(m), lambda engine: engine.score(ids)).logprobs for m in (stories, weak, policy)
@@ -136,6 +148,18 @@ def test_a_policy_over_its_base_needs_one_engine(score, policy, stories, ids, or
     [scored] = score(policy, stories, [Continuation(prompt=ids[:3], response=ids[3:])], include=["token_scores"]).data
     expected = [a - b for a, b in zip(oracle(policy.id, ids), oracle("stories", ids), strict=True)][2:]
     assert scored.token_scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_base_model_stays_itself_when_every_slot_holds_an_adapter(engines, score, policy, stories, ids, oracle):
+    others = [replace(policy, id=f"{policy.id}{i}", adapter=f"other{i}") for i in range(EngineSettings.max_loras)]
+    for other in others:
+        complete(engines, other, {"prompt": [1], "max_tokens": 1})
+    given = [Continuation(prompt=ids[:3], response=ids[3:])] * 8
+    for scored in score(policy, stories, given).data:  # in batches of both models
+        assert scored.weak_logprob == pytest.approx(sum(oracle("stories", ids)[2:]), abs=1e-3)
+        assert scored.strong_logprob == pytest.approx(sum(oracle(policy.id, ids)[2:]), abs=1e-3)
+    for other in others:
+        engines.unload(other)
 
 
 def test_a_model_over_itself_is_worth_nothing_and_the_swap_turns_the_sign(score, stories, weak, ids):
