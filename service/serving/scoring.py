@@ -18,7 +18,7 @@ from service.errors import Broken, Invalid, Unavailable
 from service.processes import Process
 from service.serving import children
 
-START_SECONDS, LOOK_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 0.05
+START_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, DYING_SECONDS = 30.0, 2.0, 0.05, 1.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Scoring:
             raise Unavailable("scoring took too long; send fewer or shorter inputs at once") from error
         except httpx.TransportError:
             # it died since or while it was asked; scoring changes nothing, so it may be asked again
+            _until_seen_dead(running.process)
             running = self._ready()
         try:
             return _ask(running, order)
@@ -104,6 +105,13 @@ class Scoring:
                     process.stop(children.GRACE_SECONDS)
                     raise Unavailable(f"the scoring process did not start: {children.last_words(self._folder)}")
                 time.sleep(PAUSE_SECONDS)
+
+
+def _until_seen_dead(process: Process) -> None:
+    """A process that was just killed counts as alive for a moment."""
+    deadline = time.monotonic() + DYING_SECONDS
+    while process.alive and time.monotonic() < deadline:
+        time.sleep(PAUSE_SECONDS)
 
 
 def _lives(http: httpx.Client) -> bool:
