@@ -284,9 +284,11 @@ def test_a_very_long_input_is_refused_by_its_length(score, stories, weak):
 
 
 def test_a_dead_scoring_process_is_started_again(score, scoring, stories, ids):
+    asked = [Continuation(prompt=ids[:4], response=ids[4:])]
+    score(stories, stories, asked)
     before = scoring.pid
     os.kill(before, signal.SIGKILL)
-    [scored] = score(stories, stories, [Continuation(prompt=ids[:4], response=ids[4:])]).data
+    [scored] = score(stories, stories, asked).data
     assert scored.num_scored_tokens == len(ids) - 4
     assert scoring.pid not in (None, before)
 
